@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from harness import paths
 
 MOST = 10**15
 PORTS = 65535
+DECIMAL = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def add_results(parser: ArgumentParser) -> None:
@@ -102,12 +104,14 @@ def port(text: str) -> int:
     return number(0, PORTS)(text)
 
 
+def decimal(text: str) -> float:
+    """A number in plain digits, or NaN: Python also reads 1_0 and the digits of all scripts."""
+    return float(text) if DECIMAL.fullmatch(text) else math.nan
+
+
 def rate(text: str) -> float:
     """A positive number."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
+    found = decimal(text)
     if not 0 < found < math.inf:
         raise ArgumentTypeError(f"{text!r} is not a positive number")
     return found

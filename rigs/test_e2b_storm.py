@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.endpoints import event_loop, facts, round_trip, session
+from harness.endpoints import event_loop, round_trip
 from harness.endpoints import options as endpoint_options
 from harness.endpoints.challenge import COMMAND, PATHS
-from harness.endpoints.client import Journal, opened
 from harness.endpoints.settings import TEMPLATE, Endpoint
 from harness.errors import UsageError
 from harness.gateway.fleets.microvm import ENVD
@@ -35,16 +34,15 @@ from harness.load import arrivals, capacity, fan_out, offering
 from harness.load.arrivals import KIND, Schedule
 from harness.load.capacity import Step, Sweep
 from harness.load.fan_out import Merged
-from harness.load.generator import USABLE, Outcome
+from harness.load.generator import Outcome
 from harness.load.offering import Offering
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
-from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import NOT_OFFERED, Clock, Image, Scalar
 from harness.paths import cache_directory
-from harness.procedures import endpoint_storm, storm_options, storm_series
-from harness.procedures.api_latency import Inside, explored
+from harness.procedures import endpoint_storm, storm_options, storm_series, storm_service
+from harness.procedures.api_latency import Inside
 from harness.procedures.endpoint_storm import EndpointStorm, Left
 from harness.procedures.storm_options import FLAGS, OPTIONS, StormOptions
 from harness.rig.info import RigInfo, names, numbers
@@ -73,7 +71,6 @@ PLANS = {
 LEAST_IN_STEP, POOLS_IN_STEP = 10, 10
 """Of a sweep: how many sandboxes at least, and how many times the pool, so that its stock hides a
 tenth of the rate at most."""
-ROUND_TRIPS = 20
 PROGRAMS = ("bash", "sh", "ls", "python3", "node")
 USUAL = ("bash", "sh", "ls", "python3")
 """The first commands among which arrivals draw; in a sweep only the first, whose bound is on all
@@ -85,6 +82,9 @@ def check(options: Mapping[str, str]) -> None:
     """Raises UsageError for options that make no sense together."""
     names(options, "programs", PROGRAMS)
     asked = parsed(options, PLANS["quick"], ())
+    offering.require_address(options.get("scheduler"))
+    if asked.sweep and "dump-arrivals" in options:
+        raise UsageError("--dump-arrivals does not go with --sweep, which has many schedules")
     if endpoint := endpoint_options.chosen(options):
         if "pool" in options:
             raise UsageError("--pool is of a gateway of this run, not of --endpoint")
@@ -96,7 +96,10 @@ def check(options: Mapping[str, str]) -> None:
 def parsed(options: Mapping[str, str], plan: Plan, kinds: Sequence[str]) -> StormOptions:
     count = generators(options) or 1
     numbers(options, "pool", (), least=0, one=True)
-    return StormOptions.parse(options, plan.rate, plan.count, kinds or (KIND,), generators=count)
+    return StormOptions.parse(
+        options, plan.rate, plan.count, kinds or (KIND,), count, known=(KIND, *PROGRAMS),
+        step_s=plan.step_s,
+    )  # fmt: skip
 
 
 def generators(options: Mapping[str, str]) -> int | None:
@@ -212,7 +215,7 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
     def offer(rate: float) -> Outcome:
         nonlocal doubts
         rig_run.show_progress(f"{rate:.3g} a second")
-        of_step = round(rate * (options.step_s or plan.step_s))
+        of_step = round(rate * options.step_s)
         count = max(LEAST_IN_STEP, POOLS_IN_STEP * storm.pool, of_step)
         merged = storm.offer(options.schedule(rate, count))
         doubts = merged.doubts
@@ -220,7 +223,10 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
         return merged.outcome
 
     try:
-        capacity.sweep(offer, options.rate, judge, plan.steps, doubts=lambda outcome: doubts)
+        capacity.sweep(
+            offer, options.rate, judge, plan.steps, doubts=lambda outcome: doubts,
+            most=options.most_rate,
+        )  # fmt: skip
     except UsageError as beyond:
         if not steps:
             raise
@@ -244,43 +250,6 @@ def gateway(
     if case.substrate != NOOP:
         given += ["--pool", str(pool), "--no-network", "--only", TEMPLATE]
     return running_gateway(run, *given, limits=limits)
-
-
-@contextlib.contextmanager
-def foreign(endpoint: Endpoint, rig_run: RigRun, into: Collector) -> Iterator[Journal]:
-    """A run at a service that is not ours: what it and its generators made is deleted."""
-    try:
-        with session.begun(endpoint, rig_run.run_id, rig_run.tell) as begun:
-            yield begun.journal
-        into.doubts += begun.left
-    finally:
-        session.reclaim(endpoint, rig_run.tell)  # after generators that were killed
-
-
-async def surveyed(
-    endpoint: Endpoint, journal: Journal, into: Collector
-) -> tuple[Inside, EndpointFacts]:
-    """What the sandboxes of a foreign service have, and what it answers; adds the network to it."""
-    async with opened(endpoint, journal) as client:
-        for what, samples in (await round_trip.measured(client, ROUND_TRIPS)).items():
-            into.add(round_trip.METRIC, "s", samples, of=what)
-        return await explored(client), facts.facts(client)
-
-
-def announce_plan(endpoint: Endpoint, asked: StormOptions, rig_run: RigRun) -> None:
-    """What the user should know before anything is made."""
-    schedule, count = asked.schedule(), f"{len(asked.schedule())} "
-    when = f"within {schedule.duration_s:.0f} s"
-    if asked.sweep:
-        count, when = "", f"at {asked.rate:g} a second and more, as far as its limits allow"
-    kept = ", held until all are there" if asked.hold else ""
-    rig_run.tell(
-        f"{endpoint.name}: {count}sandboxes of {endpoint.template} will be made {when}{kept}; "
-        "all are deleted"
-    )
-    price = endpoint_options.cost(endpoint, len(schedule) * endpoint_storm.LONGEST_LIFE_S)
-    if price and not asked.sweep:
-        rig_run.tell(f"  they cost {price} at most, if each lived until its timeout")
 
 
 def programs(case: Case, rig_run: RigRun, inside: Inside | None) -> Sequence[str]:
@@ -314,23 +283,33 @@ def test_e2b_storm(
     elif case.has_pool:
         named["pool"] = pool
     into = Collector("open", **named)
-    with ExitStack() as stack:
+    environment = {**os.environ, **run.environment}
+    if endpoint:
+        environment.pop(endpoint.key_variable, None)  # generators get the key with their work
+    if "dump-arrivals" in given:
+        dump(asked, given)  # where it cannot be written, before anything is made
+    # The generators start before anything is made, and end before it is deleted.
+    with ExitStack() as stack, ExitStack() as generating:
+        offered = generating.enter_context(
+            offering.opened(
+                generators(given), given.get("scheduler"), environment, run.directory,
+                rig_run.show_progress,
+            )
+        )  # fmt: skip
         if endpoint:
-            announce_plan(endpoint, asked, rig_run)
-            journal = stack.enter_context(foreign(endpoint, rig_run, into))
-            inside, told = event_loop.run(surveyed(endpoint, journal, into))
+            storm_service.announce(endpoint, asked, rig_run.tell)
+            journal = stack.enter_context(
+                storm_service.begun(endpoint, rig_run.run_id, rig_run.tell, into)
+            )
+            inside, told = event_loop.run(storm_service.surveyed(endpoint, journal, into))
         else:
             served = stack.enter_context(gateway(case, run, pool, 4 * len(asked.schedule())))
             endpoint = Endpoint(
                 "gateway", "gateway", served.address, served.key, sandbox_url=served.address
             )
-        offered = stack.enter_context(
-            offering.opened(
-                generators(given), given.get("scheduler"), {**os.environ, **run.environment},
-                run.directory, rig_run.show_progress,
-            )
-        )  # fmt: skip
         asked = parsed(given, plan, programs(case, rig_run, inside))
+        if "dump-arrivals" in given:
+            dump(asked, given)
         storm = Storm(
             of_case(case, endpoint, inside, asked, rig_run), served, pool if case.has_pool else 0,
             offered, asked, into,
@@ -347,9 +326,12 @@ def test_e2b_storm(
     record = rig_run.write(
         RIG, Path(__file__), into.series, clock(), repeat, endpoint=told, doubts=into.doubts
     )
-    usable = next(series for series in into.series if series.metric == USABLE)
-    assert usable.samples, f"nothing became usable; the first failure: {usable.failures[0].reason}"
-    rig_run.deliver(benchmark, usable, record)
+    rig_run.deliver(benchmark, storm_series.shown(into.series), record)
+
+
+def dump(asked: StormOptions, given: Mapping[str, str]) -> None:
+    """Write the arrivals for `--arrivals FILE`. Raises PathError and DiskFull."""
+    arrivals.dump(asked.schedule(), Path(given["dump-arrivals"]))
 
 
 def of_case(
@@ -371,10 +353,7 @@ def measure(storm: Storm, rig_run: RigRun, plan: Plan) -> Left:
         if storm.options.sweep:
             find_capacity(storm, rig_run, plan)
         else:
-            schedule = storm.options.schedule()
-            if dump := rig_run.option("dump-arrivals"):
-                arrivals.dump(schedule, Path(dump))
-            storm.into.doubts += storm.offer(schedule).doubts
+            storm.into.doubts += storm.offer(storm.options.schedule()).doubts
         rig_run.end()
         rig_run.announce(ANSWERED)
     finally:

@@ -41,7 +41,7 @@ from harness.procedures.storm import (
     threads,
 )
 from harness.procedures.storm_options import FLAGS, OPTIONS, StormOptions
-from harness.procedures.unrehearsed import NAMES, Programs, programs
+from harness.procedures.unrehearsed import NAMES, UPLOADED, Programs, programs
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo, names, numbers
 from harness.rig.recorder import RigRun
@@ -79,11 +79,13 @@ QUICKEST = (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL, Tier.DURABLE_POOL, Tie
 
 
 REHEARSED_NAME = "rehearsed"
+KINDS = (REHEARSED, *NAMES)
+"""The kinds that arrivals of a trace file may have."""
 
 
 def check(options: Mapping[str, str]) -> None:
     """Raises UsageError for options that make no sense together."""
-    StormOptions.parse(options, PLANS["quick"].rate, PLANS["quick"].count)
+    StormOptions.parse(options, PLANS["quick"].rate, PLANS["quick"].count, known=KINDS)
     numbers(options, "pool", (), least=0, one=True)
     names(options, "programs", (REHEARSED_NAME, *NAMES))
     if "forked" in options and "pool" in options:
@@ -187,8 +189,11 @@ def measure(
     into = Collector("open", **dimensions(case, template, pool, forked))
     images: list[Image] = []
     several = Programs(None)
-    if any(kind != REHEARSED for kind in options.kinds):
+    drawn = {entry.kind for entry in options.fixed.entries} if options.fixed else options.kinds
+    if any(kind != REHEARSED for kind in drawn):
         several = programs(run.directory)
+        if UPLOADED in drawn and not several.fresh:
+            raise UsageError(f"{UPLOADED}: there is no C compiler here that would make it")
 
     def source(stack: ExitStack, pool: int) -> Source:
         made = Source(run, substrate, template, case.tier, stack, pool, forked=forked)
@@ -243,7 +248,7 @@ def find_capacity(offering: Storm, rig_run: RigRun, plan: Plan) -> None:
 
     def offer(rate: float) -> Outcome:
         offering.source.ready()
-        count = max(LEAST_IN_STEP, round(rate * (options.step_s or plan.step_s)))
+        count = max(LEAST_IN_STEP, round(rate * options.step_s))
         rig_run.show_progress(f"{rate:.3g} a second")
         return offering.offer(options.schedule(rate, count))
 
@@ -252,7 +257,9 @@ def find_capacity(offering: Storm, rig_run: RigRun, plan: Plan) -> None:
             return f"the pool came to lack {grew[1]:.1f} sandboxes, {grew[0]:.1f} at first"
         return holds_bound(outcome)
 
-    found = capacity.sweep(offer, options.rate, judge, plan.steps, doubts=doubts)
+    found = capacity.sweep(
+        offer, options.rate, judge, plan.steps, doubts=doubts, most=options.most_rate
+    )
     note(found, into, CAPACITY, {"arrivals": options.arrivals, "bound": options.bound_s})
     into.doubts += found.doubts
 
@@ -273,16 +280,17 @@ def test_storm(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     plan = PLANS[profile]
-    options = StormOptions.parse(rig_run.options, plan.rate, plan.count, kinds(case, rig_run))
+    options = StormOptions.parse(
+        rig_run.options, plan.rate, plan.count, kinds(case, rig_run), known=KINDS,
+        step_s=plan.step_s,
+    )  # fmt: skip
     (pool,) = numbers(rig_run.options, "pool", [plan.pool], least=0, one=True)
     into = measure(case, run, rig_run, options, plan, pool)
     repeat = {"substrate": case.substrate, "tier": str(case.tier)}
     record = rig_run.write(
         RIG, Path(__file__), result_first(into.series), clock(), repeat, doubts=into.doubts
     )
-    usable = next(series for series in into.series if series.metric == USABLE)
-    assert usable.samples, f"nothing became usable; the first failure: {usable.failures[0].reason}"
-    rig_run.deliver(benchmark, usable, record)
+    rig_run.deliver(benchmark, storm_series.shown(into.series), record)
 
 
 def kinds(case: Case, rig_run: RigRun) -> Sequence[str]:
@@ -301,6 +309,9 @@ def test_generator_reach(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     """How many arrivals a second one process sends on time, to sandboxes that do nothing."""
+    rig_run.tell(
+        f"{case}: the highest rate that this generator keeps, whatever is measured with it"
+    )
     plan = PLANS[profile]
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), case.tier)

@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.endpoints import journal, session
+from harness.endpoints.clearing import Cleared
 from harness.endpoints.configuration import FILE
 from harness.endpoints.options import OPTIONS, addressed, chosen
+from harness.endpoints.settings import Endpoint
 from harness.errors import EndpointFailed, MissingTool
 from harness.host import dead_runs
 from harness.host.dead_runs import DeadRuns
@@ -47,9 +49,9 @@ def main(options: argparse.Namespace) -> int:
     if options.endpoint or options.api_key_env or options.config or options.ca_file:
         return _clean_endpoint(options)
     code = _clean_here(options)
-    for address, runs in Counter(one.address for one in journal.dead()).items():
-        print(f"{runs} dead runs have left something at {address}")
-        print(f"  coppice clean --endpoint {address}")
+    for (address, place), runs in Counter(map(_place, journal.dead())).items():
+        print(f"{runs} dead runs have left something at {address or 'the service of ' + place}")
+        print(f"  coppice clean --endpoint {address or 'URL'}")
     return code
 
 
@@ -62,28 +64,48 @@ def _clean_endpoint(options: argparse.Namespace) -> int:
     }
     address = addressed(given)
     left = journal.dead(address)
-    if left and "api-key-env" not in given and left[0].key_variable:
-        given = {"api-key-env": left[0].key_variable, **given}
-    endpoint = chosen(given, limited=False)
-    assert endpoint
+    variables: Sequence[str | None] = [None]  # the key that is given is for all
+    if left and "api-key-env" not in given:
+        variables = list(dict.fromkeys(one.key_variable for one in left))
+    endpoints = [(_chosen(given, variable), variable) for variable in variables]
+    endpoint = endpoints[0][0]
     if options.dry_run:
         for entries in left:
             for id in entries.alive:
                 print(f"would delete the sandbox {id} of run {entries.run_id}")
             if entries.lost:
                 print(f"would look for {entries.lost} more of run {entries.run_id}, by metadata")
+            if entries.damaged:
+                print(f"would look for what is left of run {entries.run_id}, by metadata: its")
+                print(f"  journal is damaged: {entries.path}")
         if not left:
             print(f"No leftovers found at {endpoint.name}")
         return 0
     told: list[str] = []
-    deleted = session.reclaim(endpoint, told.append)
-    for id in deleted:
+    cleared = Cleared()
+    for endpoint, variable in endpoints:
+        cleared.add(session.reclaim(endpoint, told.append, variable=variable))
+    for id in cleared.deleted:
         print(f"deleted the sandbox {id}")
+    for id in cleared.absent:
+        print(f"the sandbox {id} was gone already")
     for line in told:
         print(line, file=sys.stderr)
-    if not deleted and not told:
+    if not cleared.deleted and not cleared.absent and not told:
         print(f"No leftovers found at {endpoint.name}")
     return EndpointFailed.exit_code if journal.dead(endpoint.address) else 0
+
+
+def _place(entries: journal.Entries) -> tuple[str, str]:
+    """The address of a journal, and the directory that tells it where the journal is damaged."""
+    return entries.address, "" if entries.address else str(entries.path.parent)
+
+
+def _chosen(given: Mapping[str, str], variable: str | None) -> Endpoint:
+    """The service, with the key in this variable if the journals name it."""
+    endpoint = chosen({**given, "api-key-env": variable} if variable else given, limited=False)
+    assert endpoint
+    return endpoint
 
 
 def _clean_here(options: argparse.Namespace) -> int:

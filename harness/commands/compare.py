@@ -82,10 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    return option_types.decimal(text)
 
 
 def _alpha(text: str) -> float:

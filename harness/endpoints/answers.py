@@ -21,7 +21,11 @@ from harness.errors import (
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Of a sandbox. It becomes part of paths, headers and names of hosts."""
 TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
-DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?")
+DOMAIN = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+    r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+)
+"""With a port that there can be."""
 SHOWN = 200
 """Characters of an answer that a message repeats."""
 LONGEST_RETRY_S = 3600.0

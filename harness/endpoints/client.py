@@ -13,7 +13,7 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -28,7 +28,7 @@ from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.routes import Routes, needs_user
 from harness.endpoints.secret import Secret
 from harness.endpoints.settings import Endpoint
-from harness.errors import EndpointFailed, EndpointUnreachable, NotOffered
+from harness.errors import CoppiceError, EndpointFailed, EndpointUnreachable, NotOffered
 
 __all__ = ["RUN_METADATA", "ApiClient", "Cell", "Created", "Listed", "Ran", "Response", "opened"]
 
@@ -124,7 +124,12 @@ class ApiClient:
             raise
         finally:
             self._pace.done()
-        self._journal.made(created.id)
+        try:
+            self._journal.made(created.id)
+        except CoppiceError:  # nothing else would know of it
+            with contextlib.suppress(CoppiceError):
+                await self.delete(created.id)
+            raise
         return created
 
     async def _create_elsewhere(self, content: bytes, first: Response) -> Response:
@@ -181,34 +186,42 @@ class ApiClient:
         Both lists are read: CubeSandbox cuts the newer one before it looks for the run, and names
         no next page.
         """
+
+        def ours(metadata: Mapping[str, str]) -> bool:
+            return run_id in (None, metadata.get(RUN_METADATA))
+
         found: dict[str, Listed] = {}
         missing: list[NotOffered] = []
         for path in LIST_PATHS:
             try:
-                async for one in self._pages(path, run_id):
-                    if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
-                        found[one.id] = one
+                async for each in self._pages(path, run_id, ours):
+                    if ours(each.metadata):
+                        found[each.id] = each
             except NotOffered as error:
                 missing.append(error)
         if len(missing) == len(LIST_PATHS):
             raise missing[0]
         return list(found.values())
 
-    async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
+    async def _pages(
+        self, path: str, run_id: str | None, ours: Callable[[Mapping[str, str]], bool]
+    ) -> AsyncIterator[Listed]:
         newer = path == LIST_PATHS[0]
         query = {"limit": "100"} if newer else {}  # the older list has no pages
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
+        seen: set[str] = set()
         for _ in range(PAGES):
             asked = f"{path}?{urlencode(query)}" if query else path
             response = await self.request("GET", asked)
             if response.status != 200:
                 raise self._error(response, f"listing sandboxes at {path}")
-            for one in listing.items(response, self.endpoint.redacted):
-                yield one
-            query["nextToken"] = response.headers.get("x-next-token", "")
-            if not (newer and query["nextToken"]):
+            for each in listing.items(response, self.endpoint.redacted, ours):
+                yield each
+            token = query["nextToken"] = response.headers.get("x-next-token", "")
+            if not newer or not token or token in seen:
                 return
+            seen.add(token)
         raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
 
     # Work inside a sandbox.

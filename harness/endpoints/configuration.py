@@ -35,10 +35,25 @@ FILE = "coppice.toml"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 VALUE = re.compile(r"[\x20-\x7e]{0,4096}")
-_SECRET = re.compile(r"key|token|secret|password|passphrase|authorization|cookie", re.I)
-_A_KEY = re.compile(r"\b(e2b|sk|cube)_[0-9A-Za-z]{16,}|\bBearer\s+\S{8,}")
-OURS = ("host", "content-length", "content-type", "transfer-encoding", "connection", "x-api-key")
+LONGEST = 1 << 20
+"""Bytes of a file, at most."""
+_SECRET = re.compile(
+    r"key|token|secret|passw|passphrase|auth(?!ors?\b)|cookie|credential|bearer|jwt|signature", re.I
+)
+_A_KEY = re.compile(
+    r"\b(e2b|sk|cube)[_-](?:[a-z]{2,8}[_-])?[0-9A-Za-z]{16,}|\bBearer\s+\S{8,}|\bBasic\s+[0-9A-Za-z+/]{8,}="
+    r"|\bgh[a-z]_[0-9A-Za-z]{16,}|\beyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"
+)
+OURS = (
+    "host", "content-length", "content-type", "transfer-encoding", "connection", "x-api-key",
+    "user-agent", "accept", "x-access-token", "e2b-sandbox-id", "e2b-sandbox-port",
+    "connect-protocol-version",
+)  # fmt: skip
 """Headers that the client itself sends."""
+OF_THE_CONNECTION = (
+    "accept-encoding", "expect", "keep-alive", "proxy-connection", "te", "trailer", "upgrade",
+)  # fmt: skip
+"""Headers that would change how a request or its answer is sent, and so what is measured."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,13 @@ OTHERS = ("headers", "tags", "verify")
 def read(path: Path) -> Mapping[str, Entry]:
     """The services of a file by name. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file():  # a pipe might never end
+            raise UsageError(f"{path} is no regular file")
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise UsageError(f"{path} is longer than {LONGEST >> 10} KiB")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8: {error.reason}") from error
     except OSError as error:
@@ -151,8 +172,10 @@ def _headers(where: str, table: Any) -> tuple[Mapping[str, str], Mapping[str, st
     headers: dict[str, str] = {}
     variables: dict[str, str] = {}
     for name, value in table.items():
-        if not HEADER.fullmatch(name) or name.lower() in OURS:
+        if not HEADER.fullmatch(name) or name.lower() in (*OURS, *OF_THE_CONNECTION):
             raise UsageError(f"{where}: {name!r} is no header that can be added")
+        if name.lower() in {known.lower() for known in (*headers, *variables)}:
+            raise UsageError(f"{where}: the header {name} is there twice")
         if isinstance(value, dict) and list(value) == ["variable"]:
             variables[name] = variable(value["variable"], f"{where}, headers.{name}")
         elif _SECRET.search(name):
@@ -160,6 +183,8 @@ def _headers(where: str, table: Any) -> tuple[Mapping[str, str], Mapping[str, st
                 f"{where}: the header {name} would hold a secret in clear",
                 hint=f'headers = {{ {name} = {{ variable = "VARIABLE" }} }}',
             )
+        elif isinstance(value, str) and _A_KEY.search(value):  # written with escapes
+            raise UsageError(f"{where}: the header {name} holds what looks like a key")
         elif isinstance(value, str) and VALUE.fullmatch(value):
             headers[name] = value
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.endpoints import clearing, event_loop
 from harness.endpoints import journal as journals
+from harness.endpoints.clearing import Cleared
 from harness.endpoints.journal import RunJournal
 from harness.endpoints.settings import Endpoint
 
@@ -36,31 +37,42 @@ def begun(endpoint: Endpoint, run_id: str, tell: Tell = print) -> Iterator[Sessi
             yield session
         finally:
             # The journal stays locked meanwhile, so that no other run deletes the same.
-            entries = journals.read(journal.path)
+            entries = journal.entries()
             if entries.alive or entries.lost:
                 tell(f"deleting what was made at {endpoint.name}")
-            result = event_loop.run(clearing.clear(endpoint, entries))
-            clearing.finish(entries, result)
+            try:
+                result = event_loop.run(clearing.clear(endpoint, entries))
+            except BaseException:  # such as a second Ctrl-C
+                tell(f"the deletion was not finished: run {run_id} may have left sandboxes")
+                tell(f"  to finish it: {clearing.command(endpoint)}")
+                raise
+            if clearing.finished(entries, result):
+                journal.drop()
             session.left = clearing.lines(endpoint, result)
             for line in session.left:
                 tell(line)
 
 
-def reclaim(endpoint: Endpoint, tell: Tell = print, *, own_key: bool = False) -> Sequence[str]:
-    """Delete what dead runs have left at a service; returns the ids that were deleted.
+def reclaim(
+    endpoint: Endpoint, tell: Tell = print, *, own_key: bool = False, variable: str | None = None
+) -> Cleared:
+    """Delete what dead runs have left at a service; returns what was deleted, of all runs.
 
-    With `own_key`, what was made with another key is only named: to this key the service might say
-    that it has no such sandboxes.
+    With `own_key`, what was made with another key is only named. With `variable`, only the runs
+    whose key was in that variable are looked at.
     """
-    deleted: list[str] = []
+    whole = Cleared()
     for entries in journals.dead(endpoint.address):
-        if own_key and entries.key_mark not in ("", journals.mark(endpoint.key)):
+        if variable is not None and entries.key_variable != variable:
+            continue
+        if own_key and clearing.of_other_key(endpoint, entries):
             tell(f"another key has made what run {entries.run_id} has left at {endpoint.name}")
             tell(f"  with that key: {clearing.command(endpoint)}")
             continue
         result = event_loop.run(clearing.clear(endpoint, entries))
-        clearing.finish(entries, result)
-        deleted += result.deleted
+        if clearing.finished(entries, result):
+            journals.drop(entries.path)
+        whole.add(result)
         for line in clearing.lines(endpoint, result):
             tell(line)
-    return deleted
+    return whole

@@ -59,6 +59,8 @@ class Endpoint:
 
     def tls_context(self) -> ssl.SSLContext:
         """How certificates of the service are checked. Raises UsageError for a bad `ca_file`."""
+        if self.ca_file and self.ca_file.exists() and not self.ca_file.is_file():
+            raise UsageError(f"the certificates in {self.ca_file} are no regular file")
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ssl.SSLError) as error:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
-from harness import strict_json
+from harness import option_types, strict_json
 from harness.errors import UsageError
+from harness.host import output_file
 
 FORMAT = "coppice.arrivals/1"
 MOST = 1_000_000
@@ -50,10 +53,7 @@ class Lifetime:
     def parse(cls, text: str) -> Lifetime:
         """`2` or `10,120`. Raises UsageError."""
         low, comma, high = text.partition(",")
-        try:
-            made = cls(float(low), float(high if comma else low))
-        except ValueError:
-            made = cls(-1)
+        made = cls(option_types.decimal(low), option_types.decimal(high if comma else low))
         if not 0 <= made.low_s <= made.high_s <= LONGEST_S:
             raise UsageError(
                 f"--lifetime {text}: not a number of seconds, or two in order",
@@ -181,23 +181,30 @@ def chosen(
     seed: int = 0,
     lifetime: Lifetime | None = None,
     kinds: Sequence[str] = (KIND,),
+    known: Collection[str] | None = None,
 ) -> Schedule:
     """The schedule that the options `--arrivals`, `--rate`, `--n` and `--lifetime` describe.
 
-    `arrivals` is the name of a process or a trace file, which brings all the rest. UsageError.
+    `arrivals` is the name of a process or a trace file, which brings all the rest, and may have
+    only `known` kinds if they are given. UsageError.
     """
     if arrivals not in PROCESSES:
-        return load(Path(arrivals))
+        return load(Path(arrivals), known)
+    require_possible(rate, count)
+    return PROCESSES[arrivals](rate, count, seed, lifetime, kinds)
+
+
+def require_possible(rate: float, count: int) -> None:
+    """Raise UsageError for a rate and number of arrivals that are no schedule."""
     if not 0 < rate < math.inf or not 0 < count <= MOST or count / rate > LONGEST_S:
         raise UsageError(
             f"{count} arrivals at {rate:g} a second are no schedule: 1 to {MOST} arrivals within "
             f"{LONGEST_S / 3600:g} hours"
         )
-    return PROCESSES[arrivals](rate, count, seed, lifetime, kinds)
 
 
 def dump(schedule: Schedule, path: Path) -> None:
-    """Write a schedule as a trace file."""
+    """Write a schedule as a trace file. Raises PathError or DiskFull."""
     head = {
         "format": FORMAT,
         "arrivals": schedule.arrivals,
@@ -206,15 +213,16 @@ def dump(schedule: Schedule, path: Path) -> None:
         "workload": schedule.workload,
     }
     lines = (strict_json.dumps(head) + "\n", *_lines(schedule.entries))
-    path.write_text("".join(lines), encoding="utf-8")
+    output_file.replace(path, lambda made: made.write_text("".join(lines), encoding="utf-8"))
 
 
-def load(path: Path) -> Schedule:
-    """Read a trace file. Raises UsageError with the file and line of the first fault."""
+def load(path: Path, known: Collection[str] | None = None) -> Schedule:
+    """Read a trace file, whose kinds must be `known` if these are given. Raises UsageError with the
+    file and line of the first fault."""
     entries: list[Arrival] = []
     head = True
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
                 try:
                     if head:
@@ -222,7 +230,7 @@ def load(path: Path) -> Schedule:
                         head = False
                     else:
                         last = entries[-1].at_s if entries else 0.0
-                        entries.append(_arrival(_parsed(line), last))
+                        entries.append(_arrival(_parsed(line), last, known))
                     if len(entries) > MOST:
                         raise ValueError(f"more than {MOST} arrivals")
                 except ValueError as error:
@@ -240,6 +248,15 @@ def load(path: Path) -> Schedule:
     return Schedule("trace", rate, tuple(entries))
 
 
+def _opened(path: Path) -> BinaryIO:
+    """A regular file: a pipe or a device may have no end, or never begin."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def _parsed(line: bytes) -> Mapping[str, Any]:
     if len(line) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE} bytes")
@@ -254,7 +271,7 @@ def _check_head(data: Mapping[str, Any]) -> None:
         raise ValueError(f'the first line must have "format": "{FORMAT}"')
 
 
-def _arrival(data: Mapping[str, Any], last: float) -> Arrival:
+def _arrival(data: Mapping[str, Any], last: float, known: Collection[str] | None) -> Arrival:
     if unknown := sorted(data.keys() - {"at_s", "lifetime_s", "kind"}):
         raise ValueError(f"{unknown[0][:40]!r} is unknown; at_s, lifetime_s and kind are known")
     at_s = _seconds(data, "at_s", None)
@@ -263,6 +280,8 @@ def _arrival(data: Mapping[str, Any], last: float) -> Arrival:
     kind = data.get("kind", KIND)
     if not isinstance(kind, str) or not 0 < len(kind) <= LONGEST_KIND or not kind.isprintable():
         raise ValueError(f"kind is not a text of 1 to {LONGEST_KIND} printable characters")
+    if known is not None and kind not in known:
+        raise ValueError(f"the kind {kind!r} is unknown; known: {', '.join(known)}")
     return Arrival(at_s, _seconds(data, "lifetime_s", 0.0), kind)
 
 

@@ -100,8 +100,10 @@ def sweep(
     steps: int = STEPS,
     fine: float = FINE,
     doubts: Callable[[Outcome], Sequence[str]] = lambda outcome: outcome.saturated,
+    most: float = math.inf,
 ) -> Sweep:
-    """Offer rates, beginning with `first`, until the capacity is known or `steps` are used up.
+    """Offer rates up to `most`, beginning with `first`, until the capacity is known or `steps` are
+    used up.
 
     `judge` says why an outcome does not hold, `doubts` why that may be due to the generator.
     """
@@ -111,7 +113,7 @@ def sweep(
         outcome = offer(rate)
         taken.append(Step(rate, outcome, judge(outcome), doubts(outcome)))
         following = _next(taken, fine)
-        if following is None:
+        if following is None or following > most:
             break
         rate = following
     return Sweep(taken)

@@ -25,44 +25,49 @@ from typing import Any
 import dask
 from distributed import Client, Future, LocalCluster, get_worker
 
-from harness import extras
-from harness.errors import CoppiceError, HostError, UsageError
+from harness.errors import CoppiceError, UsageError
 from harness.load import generator_side, loopback_tls
 from harness.load.arrivals import Schedule
+from harness.load.cluster import Cluster, connected, require_alike
 from harness.load.fan_out import ClockOffset, Lost, Part, Work
 from harness.load.generator import Outcome
 from harness.load.generator_process import SETTINGS
 
 START_S = 90.0
 """How long generators of this machine may take to start."""
-CONNECT_S = 10.0
 LEAD_S = 0.5
 """How far ahead the start lies on which all agree: time to tell it to each of them."""
 ROUND_TRIPS = 11
-SILENT_S = 60.0
+SILENT_S = 20.0
 """A generator that has reported nothing for so long is lost; it reports every second."""
+RESULT_S = 60.0
+"""How long the results of a generator may take on their way."""
 POLL_S = 0.5
-ALIKE = ("python", "dask", "distributed", "msgpack", "cloudpickle")
-"""What must have the same version everywhere, and of Python the minor one."""
 MODULE = "harness.load.generator_process"
 
 
 class Generators:
     """Generators that wait for work. `names` are their names, and `addresses` those of their
-    workers, in the same order."""
+    workers, in the same order. `processes` are those that were started here, by address."""
 
-    def __init__(self, client: Client, count: int | None, where: str) -> None:
-        self._client = client
-        found = sorted(client.nthreads())
+    def __init__(
+        self,
+        cluster: Cluster,
+        count: int | None,
+        silent_s: float = SILENT_S,
+        processes: Mapping[str, subprocess.Popen[bytes]] | None = None,
+    ) -> None:
+        self._cluster, self._silent_s, self._processes = cluster, silent_s, processes or {}
+        found = cluster.workers()
         if count is None:
             count = len(found)
         if not 0 < count <= len(found):
             raise UsageError(
-                f"the cluster at {where} has {len(found)} workers, not {max(count, 1)}",
+                f"the cluster at {cluster.where} has {len(found)} workers, not {max(count, 1)}",
                 hint="coppice run ... --generators N   (or start more: dask worker ADDRESS)",
             )
         self.addresses = found[:count]
-        self.scheduler = where
+        self.scheduler = cluster.where
         self.names = [f"generator {number}" for number in range(1, count + 1)]
 
     def __len__(self) -> int:
@@ -70,12 +75,11 @@ class Generators:
 
     def workers(self) -> int:
         """How many workers the cluster has, whether they are used or not."""
-        return len(self._client.nthreads())
+        return len(self._cluster.workers())
 
     def process_ids(self) -> Sequence[int]:
         """The processes of the generators."""
-        found = self._client.run(generator_side.process_id, workers=list(self.addresses))
-        return [found[address] for address in self.addresses]
+        return [self._cluster.ask(generator_side.process_id, of=each) for each in self.addresses]
 
     def offsets(self) -> Sequence[ClockOffset | None]:
         """What the clock of each generator shows more than ours; None of one that is lost."""
@@ -85,16 +89,20 @@ class Generators:
         readings = []
         for _ in range(ROUND_TRIPS):
             before = time.perf_counter()
-            found = (
-                self._client.run(generator_side.clock, workers=[address], on_error="ignore")
-                if address in self._client.nthreads()
-                else {}
-            )
+            there = self._cluster.ask(generator_side.clock, of=address)
             after = time.perf_counter()
-            if address not in found:
+            if there is None:
                 return None
-            readings.append((before, found[address], after))
+            readings.append((before, there, after))
         return ClockOffset.measured(readings)
+
+    def _give_up(self, number: int) -> bool:
+        """End the process of a lost generator, if it was started here: should it go on one day, it
+        must make nothing more. Whether it was started here."""
+        process = self._processes.get(self.addresses[number])
+        if process:
+            process.kill()
+        return process is not None
 
     def carry_out(
         self,
@@ -107,9 +115,12 @@ class Generators:
         Raises what a part raises. When this is interrupted or fails, the other parts are stopped.
         """
         before = self.offsets()
-        storm = _Storm(self._client, self.addresses, before, show)
+        storm = _Storm(self._cluster, self.addresses, before, show, self._silent_s, self._give_up)
         outcomes = storm.carry_out(work, parts)
-        after = self.offsets()
+        after = [
+            None if isinstance(outcome, str) else self._offset(address)
+            for address, outcome in zip(self.addresses, outcomes, strict=True)
+        ]
         return [
             Part(
                 name,
@@ -128,13 +139,16 @@ class _Storm:
 
     def __init__(
         self,
-        client: Client,
+        cluster: Cluster,
         addresses: Sequence[str],
         offsets: Sequence[ClockOffset | None],
         show: Callable[[str], None],
+        silent_s: float,
+        give_up: Callable[[int], bool],
     ) -> None:
-        self._client, self._addresses, self._offsets = client, addresses, offsets
-        self._show = show
+        self._cluster, self._client = cluster, cluster.client
+        self._addresses, self._offsets = addresses, offsets
+        self._show, self._silent_s, self._give_up = show, silent_s, give_up
         self._id = secrets.token_hex(8)
         self._topic = f"coppice-{self._id}"
         self._heard: dict[int, float] = {}
@@ -153,7 +167,8 @@ class _Storm:
         try:
             for number, part in enumerate(parts):
                 if self._offsets[number] is None:
-                    outcomes[number] = "its process was gone before the start"
+                    outcomes[number] = "it did not answer before the start"
+                    self._give_up(number)
                     continue
                 self._heard[number] = time.perf_counter()
                 pending[number] = self._client.submit(
@@ -164,7 +179,7 @@ class _Storm:
             while pending:
                 self._listen()
                 for number, outcome in self._ended(pending).items():
-                    if isinstance(outcome, str):
+                    if isinstance(outcome, str) and not self._give_up(number):
                         self._send(generator_side.stop, [number])
                     pending.pop(number).release()
                     outcomes[number] = outcome
@@ -192,12 +207,15 @@ class _Storm:
     def _ended(self, pending: Mapping[int, Future]) -> Mapping[int, Outcome | str]:
         """The parts that have ended, or whose generators are lost. Raises what a part raised."""
         ended: dict[int, Outcome | str] = {}
-        left = self._client.nthreads()
+        left = self._cluster.workers()
         now = time.perf_counter()
         for number, future in pending.items():
             status = future.status
             if status == "finished":
-                ended[number] = future.result()
+                try:
+                    ended[number] = future.result(timeout=RESULT_S)
+                except TimeoutError:
+                    ended[number] = f"its results did not arrive within {RESULT_S:g} s"
             elif self._addresses[number] not in left:
                 ended[number] = "its process is gone"
             elif number in self._anew:
@@ -206,8 +224,8 @@ class _Storm:
                 raise future.exception()
             elif status != "pending":
                 ended[number] = f"its task was {status}"
-            elif now - self._heard[number] > SILENT_S:
-                ended[number] = f"it has reported nothing for {SILENT_S:.0f} s"
+            elif now - self._heard[number] > self._silent_s:
+                ended[number] = f"it has reported nothing for {self._silent_s:g} s"
         return ended
 
     def _go_on(self, pending: Mapping[int, object]) -> None:
@@ -226,9 +244,7 @@ class _Storm:
                 self._send(partial(generator_side.enter, stage=stage), pending)
 
     def _send(self, function: Callable[[str], None], to: Iterable[int]) -> None:
-        left = self._client.nthreads()
-        if addresses := [self._addresses[n] for n in to if self._addresses[n] in left]:
-            self._client.run(function, self._id, workers=addresses, on_error="ignore")
+        self._cluster.tell(function, self._id, to=[self._addresses[n] for n in to])
 
 
 def _carry_out(id: str, number: int, topic: str, work: Work, part: Schedule) -> Outcome:
@@ -243,30 +259,42 @@ def _carry_out(id: str, number: int, topic: str, work: Work, part: Schedule) -> 
 
 @contextlib.contextmanager
 def opened(
-    count: int | None, scheduler: str | None, environment: Mapping[str, str], directory: Path
+    count: int | None,
+    scheduler: str | None,
+    environment: Mapping[str, str],
+    directory: Path,
+    silent_s: float = SILENT_S,
 ) -> Iterator[Generators]:
     """The generators of an existing cluster, or `count` that are started here, until the block
     ends.
 
-    `environment` is that of processes started here, and `directory` has room for their logs.
-    Raises HostError and UsageError.
+    `environment` is that of processes started here, and `directory` has room for their logs. One
+    that reports nothing for `silent_s` seconds is lost. Raises HostError and UsageError.
     """
     if scheduler:
-        with _connected(scheduler) as client:
-            generators = Generators(client, count, scheduler)
-            _require_alike(client, generators.addresses, scheduler)
+        with connected(scheduler) as found:
+            generators = Generators(found, count, silent_s)
+            require_alike(found, generators.addresses)
             yield generators
         return
     with (
         tempfile.TemporaryDirectory(prefix="generators-", dir=directory) as name,
-        dask.config.set({**SETTINGS, "distributed.scheduler.work-stealing": False}),
+        dask.config.set(
+            {
+                **SETTINGS,
+                "distributed.scheduler.work-stealing": False,
+                "temporary-directory": name,  # else one outlives this process after a SIGKILL
+            }
+        ),
         LocalCluster(
             n_workers=0, processes=False, protocol="tls://", host="127.0.0.1",
             security=loopback_tls.create(Path(name)), silence_logs=logging.ERROR,
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         ) as cluster,
         Client(cluster) as client,
-        _processes(count or 1, cluster.scheduler_address, environment, Path(name)) as log,
+        _processes(
+            count or 1, cluster.scheduler_address, environment, Path(name)
+        ) as (log, processes),
     ):  # fmt: skip
         try:
             client.wait_for_workers(count or 1, timeout=START_S)
@@ -275,14 +303,21 @@ def opened(
                 f"not all of {count} generators have started within {START_S:.0f} s: "
                 f"{log.read_text(errors='replace', encoding='utf-8')[-2000:]}"
             ) from error
-        yield Generators(client, count, cluster.scheduler_address)
+        started = Cluster(client, cluster.scheduler_address)
+        by_id = {process.pid: process for process in processes}
+        by_address = {
+            address: by_id[id]
+            for address in started.workers()
+            if (id := started.ask(generator_side.process_id, of=address)) in by_id
+        }
+        yield Generators(started, count, silent_s, by_address)
 
 
 @contextlib.contextmanager
 def _processes(
     count: int, scheduler: str, environment: Mapping[str, str], directory: Path
-) -> Iterator[Path]:
-    """Generators of this machine, which end with the block; the file of what they log."""
+) -> Iterator[tuple[Path, Sequence[subprocess.Popen[bytes]]]]:
+    """Generators of this machine, which end with the block, and the file of what they log."""
     processes: list[subprocess.Popen[bytes]] = []
     log = directory / "log"
     try:
@@ -295,61 +330,9 @@ def _processes(
                         stdout=output, stderr=output, process_group=0,
                     )
                 )  # fmt: skip
-        yield log
+        yield log, processes
     finally:
         for process in processes:
             process.kill()
         for process in processes:
             process.wait()
-
-
-@contextlib.contextmanager
-def _connected(scheduler: str) -> Iterator[Client]:
-    try:
-        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        raise HostError(
-            f"no scheduler of dask answers at {scheduler}: {error}",
-            hint="--scheduler tcp://HOST:8786   (started there with: dask scheduler)",
-        ) from error
-    with client:
-        yield client
-
-
-def _require_alike(client: Client, addresses: Sequence[str], where: str) -> None:
-    """Raise HostError unless scheduler and workers have this harness, and the same packages."""
-    versions = client.get_versions()
-    ours = versions["client"]["packages"]
-    for address in (where, *addresses):
-        found = versions["scheduler" if address == where else "workers"]
-        there = (found if address == where else found[address])["packages"]
-        for name in ALIKE:
-            if _release(name, there.get(name)) != _release(name, ours.get(name)):
-                raise HostError(
-                    f"{address} has {name} {there.get(name)}, and this side {ours.get(name)}",
-                    hint=f"{extras.install_command('lab')}   (there, at the same versions)",
-                )
-    try:
-        known = {where: client.run_on_scheduler(generator_side.harness)}
-        known |= client.run(generator_side.harness, workers=list(addresses))
-    except Exception as error:  # dask raises a bare Exception for what it cannot load there
-        if "ModuleNotFoundError" not in f"{error!r}":
-            raise
-        raise HostError(
-            f"the harness cannot be imported by the cluster at {where}: {error}",
-            hint=f"{extras.install_command('lab')}   (for the scheduler and for each worker)",
-        ) from error
-    mine = generator_side.harness()
-    for address, theirs in known.items():
-        if theirs != mine:
-            raise HostError(
-                f"{address} has the harness {theirs}, and this side {mine}",
-                hint="install the same commit there",
-            )
-
-
-def _release(package: str, version: str | None) -> str | None:
-    """What must be equal of a version; Python's patch releases are alike."""
-    if package == "python" and version:
-        return ".".join(version.split(".")[:2])
-    return version

@@ -68,6 +68,22 @@ def _here(work: Work, parts: Sequence[Schedule]) -> Sequence[Part]:
         return [Part("generator 1", on_fresh_loop(work(part, Alone())))]
 
 
+def require_address(scheduler: str | None) -> None:
+    """Raise UsageError for what is no address of a scheduler."""
+    if scheduler is None:
+        return
+    try:
+        parts = urlsplit(scheduler)
+        good = parts.scheme in ("tcp", "tls") and parts.hostname and parts.port
+    except ValueError:  # of brackets or a port
+        good = False
+    if not good or parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise UsageError(
+            f"--scheduler {scheduler}: this is no address of a scheduler of dask",
+            hint="--scheduler tcp://HOST:8786, or tls://HOST:8786",
+        )
+
+
 def require_private(scheduler: str | None, secret: str) -> None:
     """Raise UsageError where workers of another host would get a secret over a connection that is
     not encrypted."""

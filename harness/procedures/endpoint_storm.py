@@ -89,9 +89,9 @@ class EndpointStorm:
             return
         with journals.opened(self.endpoint, self.part_id(number)) as journal:
             yield journal
-            noted = journals.read(journal.path)
+            noted = journal.entries()
             if not noted.alive and not noted.lost:
-                journals.drop(journal.path)
+                journal.drop()
 
     def asked(self, kind: str) -> Challenge:
         """A new challenge for an arrival of this kind."""

@@ -6,6 +6,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -51,7 +52,7 @@ class StormOptions:
     hold: bool
     most: int
     bound_s: float
-    step_s: float | None
+    step_s: float
     sweep: bool
     fixed: Schedule | None
 
@@ -63,8 +64,12 @@ class StormOptions:
         count: int,
         kinds: Sequence[str] = (KIND,),
         generators: int = 1,
+        *,
+        known: Sequence[str] | None = None,
+        step_s: float = 1.0,
     ) -> StormOptions:
-        """`rate` and `count` are for storms that name none. Raises UsageError."""
+        """`rate` and `count` are for storms that name none, `step_s` for sweeps; a trace file
+        may have only `known` kinds, if they are given. Raises UsageError."""
         process = options.get("arrivals", "poisson")
         fixed_by = "workload" if "workload" in options else None
         if process not in PROCESSES:
@@ -75,6 +80,14 @@ class StormOptions:
                     f"--{other} does not go with --{fixed_by} {options[fixed_by]}, "
                     "which is a whole schedule"
                 )
+        for other in ("seed", "lifetime", "programs"):
+            if fixed_by == "arrivals" and other in options:
+                raise UsageError(
+                    f"--{other} does not go with --arrivals {process}: a trace file has it all"
+                )
+        for other in ("step", "bound"):
+            if other in options and "sweep" not in options:
+                raise UsageError(f"--{other} is of a sweep", hint=f"add --sweep to --{other}")
         for other in ("sweep", "n", "lifetime"):
             if "hold" in options and other in options:
                 raise UsageError(f"--{other} does not go with --hold: all are held to the end")
@@ -100,14 +113,25 @@ class StormOptions:
             "hold" in options,
             most,
             _parsed(options, "bound", _seconds, BOUND_S),
-            _parsed(options, "step", _seconds, None),
+            _parsed(options, "step", _seconds, step_s),
             "sweep" in options,
             arrivals.workload(options["workload"], seed, lifetime, kinds)
             if fixed_by == "workload"
+            else arrivals.load(Path(process), known)
+            if fixed_by == "arrivals"
             else None,
         )
-        made.schedule()  # refuses what is no schedule, before anything starts
+        # Refused before anything starts.
+        if made.sweep:
+            arrivals.require_possible(made.rate, max(1, round(made.rate * made.step_s)))
+        elif not made.fixed:
+            arrivals.require_possible(made.rate, made.count)
         return made
+
+    @property
+    def most_rate(self) -> float:
+        """The highest rate at which a step of a sweep is a schedule."""
+        return arrivals.MOST / self.step_s
 
     def schedule(self, rate: float | None = None, count: int | None = None) -> Schedule:
         """The arrivals: those asked for, or of a step of a sweep. Raises UsageError."""

@@ -15,7 +15,7 @@ from harness.load.capacity import queue_lengths
 from harness.load.generator import USABLE, Outcome, Result
 from harness.load.self_watch import Reading
 from harness.measure.collector import Collector
-from harness.measure.record import Scalar
+from harness.measure.record import Scalar, Series
 
 THREAD = "thread"
 """A thread of this process began with the request."""
@@ -98,6 +98,17 @@ def add(
         **dimensions,
     )
     add_generator(outcome, into, dimensions)
+
+
+def shown(series: Sequence[Series]) -> Series:
+    """The first series of `usable` that has samples: arrivals of one kind may all have failed.
+    AssertionError with a reason where nothing became usable."""
+    usable = [each for each in series if each.metric == USABLE]
+    for each in usable:
+        if each.samples:
+            return each
+    reason = next((each.failures[0].reason for each in usable if each.failures), "none was asked")
+    raise AssertionError(f"nothing became usable; the first failure: {reason}")
 
 
 def _was_fine(result: Result) -> bool:

@@ -15,7 +15,14 @@ import pytest
 from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
 from harness import interrupts, terminal
-from harness.errors import EndpointFailed, Interrupted, UsageError
+from harness.errors import (
+    DiskFull,
+    EndpointFailed,
+    HostError,
+    Interrupted,
+    PathError,
+    UsageError,
+)
 from harness.failures import typed
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
@@ -87,7 +94,7 @@ class Progress:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         known = typed(call.excinfo.value) if report.failed and call.excinfo else None
-        if isinstance(known, EndpointFailed | UsageError):
+        if isinstance(known, EndpointFailed | HostError | UsageError | DiskFull | PathError):
             report.longrepr = str(known)  # nothing here is defective: a traceback helps no user
         if report.when == "call" or (report.when == "setup" and not report.passed):
             self._skipped += report.skipped

@@ -10,6 +10,7 @@ killed owner leaves behind is found by its run's id (harness/host/leftovers.py).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -19,13 +20,12 @@ from typing import Generic, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
 from harness.host.memory import available_memory, memory_floor
+from harness.sandbox.launch_rate import LaunchRate
 from harness.sandbox.lifetime import Destroyable
 
 WORKERS = 8
 """Concurrent launches: a launch mostly waits."""
 MAX_FAILURES = 3
-NEWEST = 0.2
-"""The weight of the newest launch in the mean of how long one takes."""
 
 
 S = TypeVar("S", bound=Destroyable)
@@ -39,8 +39,8 @@ class Pool(Generic[S]):
     """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
     bytes. With `lends` the pool also destroys, when it is drained, what is checked out; without,
     a sandbox belongs to its caller from the check-out on. `workers` launches run at once, and
-    each calls `before` first, which may wait for something more urgent. `newest_first` hands out
-    what was made last."""
+    each calls `before` first, which may wait for something more urgent and tells whether it did.
+    `newest_first` hands out what was made last."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Pool(Generic[S]):
         refill: bool = True,
         lends: bool = True,
         workers: int = WORKERS,
-        before: Callable[[], object] = bool,
+        before: Callable[[], bool] = bool,
         newest_first: bool = False,
     ) -> None:
         self.size = size
@@ -67,9 +67,8 @@ class Pool(Generic[S]):
         """Number of callers for whom sandboxes are launched beyond the pool's size."""
         self._before = before
         self._newest_first = newest_first
-        self._launch_s = 0.0
-        """The mean time of a launch lately; 0 before the first."""
         self._worker_count = workers
+        self._rate = LaunchRate(workers)
         self._change = threading.Condition()
         self._launching = 0
         self._failures: list[Exception] = []
@@ -134,10 +133,12 @@ class Pool(Generic[S]):
 
     def _work(self) -> None:
         made = None
-        self._before()
+        waited = self._before()
         with self._change:
+            if waited:
+                self._rate.interrupted()
             # Put back meanwhile, or no longer waited for.
-            if self._refill and self.ready + self._launching > self.size + self.expected:
+            if self._refill and self.ready + self._launching > self._most:
                 self._launching -= 1
                 self._change.notify_all()
                 return
@@ -145,7 +146,7 @@ class Pool(Generic[S]):
             self._admit(1)
             began = time.monotonic()
             made = self._launch()
-            self._note_launch(time.monotonic() - began)
+            ended = time.monotonic()
         except Exception as error:  # raised again in the caller that waits for this sandbox
             with self._change:
                 self._failures.append(error)
@@ -155,17 +156,15 @@ class Pool(Generic[S]):
                 self._launching -= 1
                 if made is not None:
                     self._failed_in_a_row = 0
+                    # Launches that are still wanted occupy all workers, this one's too.
+                    busy = self._launching >= self._worker_count
+                    self._rate.note(began, ended, busy=busy)
                     if self._has_room():
                         self._ready.append(made)
                         made = None
                 self._change.notify_all()
         if made is not None:
             made.destroy()
-
-    def _note_launch(self, took_s: float) -> None:
-        with self._change:
-            weight = NEWEST if self._launch_s else 1.0
-            self._launch_s += weight * (took_s - self._launch_s)
 
     def expect(self, callers: int) -> None:
         """So many more callers wait, or, if negative, fewer: launch for them too."""
@@ -179,11 +178,11 @@ class Pool(Generic[S]):
         while not self._closed and self.ready + self._launching < self.size + self.expected:
             self._start_one()
 
-    def expected_wait_s(self) -> float:
-        """How long another caller would wait behind those that are expected, as launches have gone
-        lately; 0 before the first."""
-        ahead = self.expected + 1 - self.ready
-        return max(ahead, 0) * self._launch_s / self._worker_count
+    def expected_wait_s(self, ahead: int | None = None) -> float:
+        """How long another caller would wait behind `ahead` callers (default: all that are
+        expected), as launches have gone lately; 0 before the first."""
+        before = self.expected if ahead is None else ahead
+        return max(before + 1 - self.ready, 0) * self._rate.interval_s
 
     def check_out(self, timeout_s: float = 60) -> S:
         """Take a ready sandbox; the caller owns it from the return on.
@@ -250,7 +249,13 @@ class Pool(Generic[S]):
 
     def _has_room(self) -> bool:
         """Whether one more sandbox may be ready; the caller holds the lock."""
-        return not self._closed and (not self._refill or self.ready < self.size + self.expected)
+        return not self._closed and (not self._refill or self.ready < self._most)
+
+    @property
+    def _most(self) -> int:
+        """How many sandboxes may be ready. A caller who waits is given one even if it is no longer
+        expected."""
+        return self.size + max(self.expected, self.awaited)
 
     def put_back(self, sandbox: S) -> None:
         """Return an unused sandbox: the next caller gets it. Where its place has been filled
@@ -294,7 +299,9 @@ class Pool(Generic[S]):
         sandbox.destroy()
 
     def drain(self) -> None:
-        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards."""
+        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards.
+
+        Raises the error of a sandbox that could not be destroyed, when the others are."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -303,5 +310,6 @@ class Pool(Generic[S]):
             left = [*self._ready, *self._out]
             self._ready.clear()
             self._out.clear()
-        for sandbox in left:
-            sandbox.destroy()
+        with contextlib.ExitStack() as destroyed:
+            for sandbox in reversed(left):
+                destroyed.callback(sandbox.destroy)

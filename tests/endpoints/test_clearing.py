@@ -93,7 +93,7 @@ def test_what_a_living_run_has_made_stays(state: Path) -> None:
     with standing_in() as service:
         with session.begun(endpoint(service), RUN, lambda text: None) as begun:
             making(service, 1)(begun.journal)
-            assert session.reclaim(endpoint(service)) == []
+            assert session.reclaim(endpoint(service)).deleted == []
             assert len(service.alive) == 1
 
 
@@ -102,7 +102,7 @@ def test_a_half_written_line_hides_nothing(state: Path) -> None:
         killed(service, 2)
         (path,) = journals(state)
         path.write_bytes(path.read_bytes() + b'{"gone": "i')
-        assert sorted(session.reclaim(endpoint(service))) == sorted(service.service.made)
+        assert sorted(session.reclaim(endpoint(service)).deleted) == sorted(service.service.made)
 
 
 @pytest.mark.parametrize("behaviour", ["answer-lost", "half-way-body", "other-json"])
@@ -170,7 +170,7 @@ def test_a_service_that_is_gone_leaves_a_list_and_a_journal(state: Path) -> None
         at = endpoint(service)
         killed(service, 1)
         (id,) = service.alive
-    assert session.reclaim(at, told.append) == []
+    assert session.reclaim(at, told.append).deleted == []
     assert any(id in line and "nothing listens there" in line for line in told)
     assert len(journals(state)) == 1
 

@@ -189,6 +189,6 @@ def test_what_a_dead_run_has_made_is_deleted_by_the_next(state: Path) -> None:
         with session.begun(other, "another-run", told.append):
             assert len(service.alive) == 3
         assert any("another key" in line and "dead-run" in line for line in told)
-        assert sorted(session.reclaim(there)) == sorted(service.service.made)
+        assert sorted(session.reclaim(there).deleted) == sorted(service.service.made)
         assert service.alive == []
     assert not list(state.rglob("*.jsonl"))

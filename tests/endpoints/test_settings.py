@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_a_file_names_services_and_options_replace_what_it_says(
         (ENTRY + 'api-key-env = "no variable"', "is no name of a variable"),
         (ENTRY + 'api-key-env = "COPPICE_KEY_OF_MINE"', "would be on the record"),
         (ENTRY + 'api-key-env = "MISSING_ONE"', "MISSING_ONE.*is not set"),
+        (ENTRY + 'headers = { X-Auth = "hunter2hunter2" }', "would hold a secret in clear"),
+        (ENTRY + 'headers = { X-Passwd = "a" }', "would hold a secret in clear"),
+        (ENTRY + 'headers = { X-A = "sk-abcdefghijklmnopqrstu" }', "looks like a key"),
+        (ENTRY + 'headers = { X-A = "sk-proj-abcdefghijklmnopqrstu" }', "looks like a key"),
+        (ENTRY + 'headers = { X-A = "\\u0073k-abcdefghijklmnopqrstu" }', "X-A holds what looks"),
+        (ENTRY + 'headers = { X-A = "Basic dXNlcjpwYXNzdw==" }', "looks like a key"),
+        (ENTRY + 'headers = { X-A = "a", x-a = "b" }', "the header x-a is there twice"),
+        (ENTRY + 'headers = { Expect = "100-continue" }', "no header that can be added"),
+        (ENTRY + 'headers = { TE = "trailers" }', "no header that can be added"),
+        (ENTRY + 'headers = { upgrade = "h2c" }', "no header that can be added"),
+        (ENTRY + 'headers = { Accept-Encoding = "gzip" }', "no header that can be added"),
+        (ENTRY + 'headers = { User-Agent = "x" }', "no header that can be added"),
+        pytest.param(ENTRY + "#" * (1 << 20), "is longer than 1024 KiB", id="long"),
         ('[endpoints."a b"]\naddress = "https://x.org"', "a name has letters"),
         ('[endpoints.cube]\naddress = "ftp://x.org"', "neither http nor https"),
         ("[endpoints.other]\naddress = 'https://x.org'", "names no endpoint 'cube'"),
@@ -110,6 +124,23 @@ def test_a_file_that_is_wrong_is_one_sentence(here: Path, text: str | bytes, why
     with pytest.raises(UsageError, match=why) as caught:
         chosen({"endpoint": "cube", **LIMITED})
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"# Basic authentication\r\n"])
+def test_a_file_of_another_system_is_read(here: Path, before: bytes) -> None:
+    text = ENTRY + 'headers = { X-Author = "a" }\n'
+    (here / "coppice.toml").write_bytes(before + text.encode())
+    assert named({"endpoint": "cube", **LIMITED}).headers == {"X-Author": "a"}
+
+
+def test_a_file_that_might_not_end_is_not_read(here: Path) -> None:
+    os.mkfifo(here / "coppice.toml")
+    with pytest.raises(UsageError, match="is no regular file"):
+        chosen({"endpoint": "cube", **LIMITED})
+    with pytest.raises(UsageError, match="is no regular file"):
+        chosen({"endpoint": "cube", "config": "/dev/zero", **LIMITED})
+    with pytest.raises(UsageError, match="are no regular file"):
+        named({**URL, "ca-file": "coppice.toml"}).tls_context()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +158,9 @@ def test_a_file_that_is_wrong_is_one_sentence(here: Path, text: str | bytes, why
         ({"api-key-env": "ABSENT_VARIABLE"}, "ABSENT_VARIABLE, which holds the key, is not set"),
         ({"system": "Cube Sandbox"}, "a system's name has small letters"),
         ({"domain": "a b"}, "this is no domain"),
+        ({"domain": "example.org:70000"}, "this is no domain"),
+        ({"domain": "example.org:0"}, "this is no domain"),
+        ({"endpoint": "https://api.example.org:70000"}, "--endpoint"),
         ({"price": "much"}, "a price is a number and a currency"),
         ({"most-sandboxes": "0"}, "most-sandboxes"),
         ({"most-per-second": "-1"}, "not a positive number"),

@@ -104,7 +104,7 @@ def interpreter(at: Path, *, packages: Path | None = None) -> Iterator[Interpret
     root = disk.root_directory(cache_directory()).path
     inside = ("/usr/bin/env", "-i", f"HOME={HOME}", "PATH=/usr/bin:/bin", "SHELL=/bin/bash",
               f"--chdir={HOME}", *(["PYTHONPATH=/mnt"] if packages else []), *ARGV)  # fmt: skip
-    argv = (shutil.which("unshare") or "unshare", "--mount", "--propagation", "private",
+    argv = (shutil.which("unshare") or "unshare", "--mount", "--uts", "--propagation", "private",
             "sh", "-c", _ENTER, "sh", str(root), str(at), str(packages or ""), *inside)  # fmt: skip
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0

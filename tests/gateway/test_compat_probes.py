@@ -321,7 +321,7 @@ def test_what_a_killed_run_has_left_is_deleted_by_the_next(
             assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
     assert len(service.service.counts()["alive"]) == 2
-    assert len(session.reclaim(at, lambda _: None)) == 2
+    assert len(session.reclaim(at, lambda _: None).deleted) == 2
     eventually(lambda: service.service.counts()["alive"] == [])
 
 

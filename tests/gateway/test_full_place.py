@@ -92,6 +92,22 @@ def test_a_microvm_that_fills_the_place_fails_alone(
         assert greedy.kill() == 204
         assert served.request("POST", f"/v2{path}/connect", {}, JSON)[0] == 201
         assert modest.run("sha1sum own")[0] == written[0].splitlines()[-1] + "\n"
+        assert modest.kill() == 204
+        # Here the saved memory lies in a tmpfs, where pages that are only read take room too.
+        with small(served.directory / "saved", 400) as saved:
+            late = Box.create(served)
+            path = f"/sandboxes/{late.id}"
+            assert served.request("POST", f"{path}/pause", {}, JSON)[0] == 204
+            with (saved / "filler").open("wb") as filler:
+                found = os.statvfs(saved)
+                os.posix_fallocate(filler.fileno(), 0, found.f_bavail * found.f_frsize)
+            status, data = served.request("POST", f"/v2{path}/connect", {}, JSON)
+            assert (status, json.loads(data)["code"]) == (507, 507), data
+            assert str(saved) in json.loads(data)["message"]
+            assert late.state() == "paused"
+            (saved / "filler").unlink()
+            assert served.request("POST", f"/v2{path}/connect", {}, JSON)[0] == 201
+            assert late.kill() == 204
 
 
 def test_a_container_has_the_disk_that_it_was_promised(

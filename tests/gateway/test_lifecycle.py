@@ -17,6 +17,7 @@ from harness.gateway.errors import ApiError
 from harness.gateway.fleets.noop import NoopFleet, NoopSandbox
 from harness.gateway.metrics import Metrics
 from harness.gateway.sandboxes import forks, workers
+from harness.gateway.sandboxes.database import Database, Put, Removal
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
@@ -64,7 +65,7 @@ class Fleet(NoopFleet):
         self.waiting.release()
         assert self.go_on.wait(LIMIT_S)
 
-    async def take(self, template: str, timeout_s: float) -> NoopSandbox:
+    async def take(self, template: str, key_id: str, timeout_s: float) -> NoopSandbox:
         self.made.append(Undying(self._wait) if "end" in self.hung else NoopSandbox())
         return self.made[-1]
 
@@ -396,5 +397,35 @@ def test_what_is_not_removed_at_once_is_removed_later(
         monkeypatch.setattr(running, "destroy", destroy)
         await own.sandboxes.kill(sandbox)
         assert own.alive == 0 and own.states == []
+
+    play(test)
+
+
+def test_ends_that_could_not_be_stored_are_stored_with_a_later_change(
+    play: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(own: Own) -> None:
+        sandboxes = [await own.create() for _ in range(3)]
+        apply, ids = Database.apply, {sandbox.id for sandbox in sandboxes}
+
+        def full(*_: object, **__: object) -> None:
+            raise DiskFull("no space left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "apply", full)
+            for sandbox in sandboxes:
+                await own.sandboxes.kill(sandbox)
+        assert own.alive == 0 and {stored.id for stored in own.store.sandboxes()} == ids
+
+        def small(database: Database, *changes: Put | Removal, durable: bool = False) -> None:
+            if len(changes) > 1:
+                raise DiskFull("no space left")
+            apply(database, *changes, durable=durable)
+
+        with monkeypatch.context() as patch:  # there is room for what is new, not for all of it
+            patch.setattr(Database, "apply", small)
+            created = await own.create()
+        await own.sandboxes.kill(created)
+        assert own.store.sandboxes() == []
 
     play(test)

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import GuestDied, GuestTimeout
 from harness.gateway.fleets import template_pool, templates
 from harness.gateway.fleets.microvm import MicroVm
-from harness.gateway.fleets.microvm_fleet import MicroVmFleet
+from harness.gateway.fleets.microvm_fleet import MicroVmFleet, TemplateMaker
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.gateway.fleets.template_pool import TemplatePool
 from tests.host.processes import eventually
@@ -82,7 +82,7 @@ def pool(makes: Makes, monkeypatch: pytest.MonkeyPatch) -> Iterator[TemplatePool
 
 
 def take(pool: TemplatePool) -> FakeVm:
-    vm = asyncio.run(pool.take(30))
+    vm = asyncio.run(pool.take("own", 30))
     assert isinstance(vm, FakeVm)
     return vm
 
@@ -137,6 +137,21 @@ def test_pools_whose_sandboxes_all_die_say_so(pool: TemplatePool, makes: Makes) 
     dying.close()
 
 
+def test_others_are_stopped_also_after_one_that_is_not_destroyed(
+    pool: TemplatePool, makes: Makes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = makes.vms[0]
+    first.error = GuestTimeout("it hangs")
+
+    def fail() -> None:
+        first.destroyed += 1
+        raise OSError("its directory is in use")
+
+    monkeypatch.setattr(first, "destroy", fail)
+    monkeypatch.setattr(template_pool, "REST_S", 0.0)
+    eventually(lambda: len(makes.vms) == 3 and all(vm.stopped for vm in makes.vms[1:]))
+
+
 @pytest.mark.parametrize(
     ("wanted", "done"), [(True, []), (False, ["rehearse", "rehearse", "rest"])]
 )
@@ -151,6 +166,28 @@ def test_a_restored_sandbox_that_a_caller_waits_for_rests_nowhere(
     monkeypatch.setattr("time.sleep", lambda seconds: did.append("rest"))
     fleet.rehearsed(cast(SavedVm, None), lambda: wanted)
     assert did == done
+
+
+@pytest.mark.parametrize(("closing", "tries"), [(True, 1), (False, 2)])
+def test_a_gateway_that_ends_while_it_makes_what_others_are_forked_from_logs_no_error(
+    closing: bool, tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet, began = object.__new__(MicroVmFleet), list[SavedVm]()
+    maker = TemplateMaker(fleet, cast(SavedVm, None))
+
+    def zygote(source: SavedVm) -> None:
+        began.append(source)
+        if closing:
+            maker.close()
+        raise GuestDied("the VMM went away")
+
+    monkeypatch.setattr(fleet, "accelerator", "tcg", raising=False)
+    monkeypatch.setattr(fleet, "zygote", zygote)
+    maker.open()
+    assert len(began) == tries and len(caplog.records) == (0 if closing else tries)
+    maker.close()
+    maker.open()
+    assert len(began) == tries
 
 
 def test_making_more_waits_while_a_caller_is_served(

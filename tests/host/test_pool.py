@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from harness.errors import GuestDied, GuestTimeout
+from harness.sandbox import launch_rate
 from harness.sandbox import pool as pools
 from harness.sandbox.pool import MAX_FAILURES, Pool
 from harness.sandbox.protocol import Sandbox
@@ -83,6 +84,21 @@ def test_draining_destroys_what_is_ready_and_what_is_out(launcher: FakeLauncher)
     with pytest.raises(GuestTimeout, match="was drained"):
         pool.check_out(5)
     assert launcher.calls == calls
+
+
+def test_a_sandbox_that_cannot_be_destroyed_keeps_no_other(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 4)
+    pool.fill()
+    sandboxes = list(pool._ready)
+
+    def fails() -> None:
+        raise GuestTimeout("it does not end")
+
+    for sandbox in (sandboxes[0], sandboxes[2]):
+        sandbox.destroy = fails  # type: ignore[method-assign]
+    with pytest.raises(GuestTimeout, match="it does not end"):
+        pool.drain()
+    assert sorted(launcher.destroyed) == [0, 0, 1, 1] and pool.ready == 0
 
 
 def test_draining_waits_for_launches_and_destroys_their_sandboxes(launcher: FakeLauncher) -> None:
@@ -313,15 +329,38 @@ def test_a_launch_waits_for_what_is_more_urgent(launcher: FakeLauncher) -> None:
         assert launcher.calls == 1
 
 
-def test_the_expected_wait_grows_with_the_queue(launcher: FakeLauncher) -> None:
+def test_the_expected_wait_grows_with_the_queue(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_rate, "usable", lambda: 2)
     with Pool(launcher, 1, workers=2) as pool:
         assert pool.expected_wait_s() == 0.0, "nothing is known yet"
         pool.fill()
-        pool._launch_s = 3.0
+        pool._rate._launch_s = 3.0
         assert pool.expected_wait_s() == 0.0, "one is ready"
         launcher.gate.clear()
         pool.check_out()
         assert pool.expected_wait_s() == pytest.approx(1.5)
         pool.expect(3)
         assert pool.expected_wait_s() == pytest.approx(6.0)
+        assert pool.expected_wait_s(ahead=1) == pytest.approx(3.0)
         launcher.gate.set()
+
+
+def test_the_rate_is_that_of_launches_that_occupy_all_workers(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy: list[bool] = []
+    interrupted: list[bool] = []
+    calm = [False]
+    with Pool(launcher, 1, workers=1, before=lambda: not calm[0]) as pool:
+        monkeypatch.setattr(pool._rate, "note", lambda *_, **note: busy.append(note["busy"]))
+        monkeypatch.setattr(pool._rate, "interrupted", lambda: interrupted.append(True))
+        pool.fill()
+        assert (busy, interrupted) == ([False], [True])
+        calm[0] = True
+        launcher.gate.clear()
+        pool.expect(3)
+        launcher.gate.set()
+        eventually(lambda: not pool.under_way)
+        assert (busy[1:], interrupted) == ([True, True, False], [True])

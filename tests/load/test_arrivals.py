@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import PathError, UsageError
 from harness.load import arrivals
 from harness.load.arrivals import FORMAT, Lifetime, chosen
 
@@ -133,6 +134,27 @@ def test_a_trace_is_no_longer_than_is_kept(tmp_path: Path, monkeypatch: pytest.M
         arrivals.load(path)
 
 
+def test_a_kind_that_means_nothing_is_refused_by_its_line(tmp_path: Path) -> None:
+    made = arrivals.poisson(30, 20, 5, None, ("sh", "python"))
+    first = 2 + [each.kind for each in made.entries].index("python")
+    arrivals.dump(made, tmp_path / "trace")
+    with pytest.raises(UsageError, match=f"trace, line {first}: the kind 'python' is unknown"):
+        arrivals.load(tmp_path / "trace", ("default", "sh"))
+
+
+def test_a_pipe_is_no_trace(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="cannot be read: it is no regular file"):
+            arrivals.load(path)
+
+
+@pytest.mark.parametrize("path", ["/", "/nonexistent/trace"])
+def test_a_trace_that_cannot_be_written_is_a_typed_error(path: str) -> None:
+    with pytest.raises(PathError, match=f"^{path}"):
+        arrivals.dump(arrivals.constant(1, 1), Path(path))
+
+
 @pytest.mark.parametrize("path", ["nowhere", "."])
 def test_a_trace_that_cannot_be_read_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="cannot be read") as caught:
@@ -148,7 +170,9 @@ def test_a_schedule_that_cannot_be_is_refused(rate: float, count: int) -> None:
         chosen("constant", rate, count)
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "2,1", "1,", ",2", "1,2,3", "nan", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "2,1", "1,", ",2", "1,2,3", "nan", "inf", "1_0", "\u0663"]
+)
 def test_a_lifetime_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--lifetime"):
         Lifetime.parse(text)

@@ -112,3 +112,8 @@ def test_the_queue_is_what_was_due_and_has_not_settled() -> None:
             each.arrival.at_s <= moment < each.arrival.at_s + each.settled_s
             for each in outcome.results
         )
+
+
+def test_no_rate_above_the_most_is_offered() -> None:
+    found = sweep(offering(0.01), 1, judged(0.3), steps=20, most=5)
+    assert [step.rate for step in found.steps] == [1, 2, 4]

@@ -21,14 +21,17 @@ from harness.load.arrivals import Arrival, Schedule
 from tests.load import works
 
 generators = pytest.importorskip("harness.load.generators", reason="needs the extra lab")
+cluster = pytest.importorskip("harness.load.cluster", reason="needs the extra lab")
 
 SCHEDULE = arrivals.constant(200, 20)
 LIMIT_S = 60.0
 """Only a bound against hanging."""
 
 
-def _opened(directory: Path, count: int = 2, scheduler: str | None = None) -> Any:
-    return generators.opened(count, scheduler, dict(os.environ), directory)
+def _opened(
+    directory: Path, count: int = 2, scheduler: str | None = None, **settings: float
+) -> Any:
+    return generators.opened(count, scheduler, dict(os.environ), directory, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield opened
 
 
-def _killing(number: int) -> Schedule:
-    """A schedule whose arrival of this number kills its generator."""
+def _with(number: int, kind: str) -> Schedule:
+    """A schedule whose arrival of this number kills or stops its generator."""
     entries = list(SCHEDULE.entries)
-    entries[number] = Arrival(entries[number].at_s, kind=works.VICTIM)
+    entries[number] = Arrival(entries[number].at_s, kind=kind)
     return Schedule("trace", SCHEDULE.rate, tuple(entries))
 
 
@@ -178,7 +181,7 @@ def test_a_cluster_without_the_harness_is_refused(tmp_path: Path) -> None:
 def test_a_cluster_of_this_run_is_closed_to_others(
     two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generators, "CONNECT_S", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     address = two.scheduler.replace("tls://", "tcp://")
     with (
         pytest.raises(HostError, match="no scheduler of dask answers"),
@@ -188,7 +191,7 @@ def test_a_cluster_of_this_run_is_closed_to_others(
 
 
 def test_a_killed_generator_is_lost_and_its_part_is_not_sent_again(tmp_path: Path) -> None:
-    schedule = _killing(5)  # of generator 2
+    schedule = _with(5, works.VICTIM)  # of generator 2
     with _opened(tmp_path) as opened:
         parts = opened.carry_out(works.held, fan_out.split(schedule, 2))
         whole = fan_out.merged(schedule, parts)
@@ -199,10 +202,46 @@ def test_a_killed_generator_is_lost_and_its_part_is_not_sent_again(tmp_path: Pat
         assert [isinstance(part.outcome, fan_out.Lost) for part in again] == [False, True]
 
 
+def test_a_stopped_generator_is_lost_and_ended(tmp_path: Path) -> None:
+    with _opened(tmp_path, 1, silent_s=1.2) as opened:
+        (pid,) = opened.process_ids()
+        (part,) = opened.carry_out(works.quick, [_with(5, works.STOPPER)])
+        assert part.outcome == fan_out.Lost("generator 1", "it has reported nothing for 1.2 s")
+        _require_gone([pid])
+
+
+def test_a_generator_that_is_stopped_before_the_start_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _opened(tmp_path, 1) as opened:
+        monkeypatch.setattr(cluster, "ANSWER_S", 0.3)
+        (pid,) = opened.process_ids()
+        os.kill(pid, signal.SIGSTOP)
+        (part,) = opened.carry_out(works.quick, [SCHEDULE])
+        assert part.outcome == fan_out.Lost("generator 1", "it did not answer before the start")
+        _require_gone([pid])
+
+
+def _require_gone(pids: Sequence[int]) -> None:
+    """Wait until these processes have ended."""
+    deadline = time.monotonic() + LIMIT_S
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a generator lives on"
+        time.sleep(0.05)
+
+
+def test_a_scheduler_whose_certificates_are_not_known_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(HostError, match="no certificates are known for tls://127"),
+        _opened(tmp_path, 1, "tls://127.0.0.1:9"),
+    ):
+        raise AssertionError
+
+
 def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generators, "CONNECT_S", 0.3)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
     with (
         pytest.raises(HostError, match=r"no scheduler of dask answers at tcp://127\.0\.0\.1:9"),
         _opened(tmp_path, 1, "tcp://127.0.0.1:9"),
@@ -223,7 +262,4 @@ def test_generators_end_with_the_process_that_started_them(tmp_path: Path) -> No
         pids = [int(text) for text in control.stdout.readline().split()]
         control.kill()
     assert len(pids) == 2
-    deadline = time.monotonic() + LIMIT_S
-    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
-        assert time.monotonic() < deadline, "a generator outlived its control side"
-        time.sleep(0.05)
+    _require_gone(pids)

@@ -15,6 +15,8 @@ from harness.load.generator import Attempt, Outcome
 
 VICTIM = "victim"
 """The kind of arrival that kills its generator."""
+STOPPER = "stopper"
+"""The kind of arrival that stops its generator with SIGSTOP."""
 
 
 async def quick(part: Schedule, together: Together) -> Outcome:
@@ -23,6 +25,8 @@ async def quick(part: Schedule, together: Together) -> Outcome:
     async def life(attempt: Attempt) -> None:
         if attempt.arrival.kind == VICTIM:
             os.kill(os.getpid(), signal.SIGKILL)
+        if attempt.arrival.kind == STOPPER:
+            os.kill(os.getpid(), signal.SIGSTOP)
         attempt.mark("usable")
         attempt.marks["pid"] = os.getpid()
 

@@ -79,6 +79,10 @@ class Behaviour:
     """Sandboxes on a page of the list, with x-next-token for the next; 0 for all on one."""
     last_page: bool = True
     """Whether there is one; else each page names a next."""
+    same_page: bool = False
+    """Each page of the list names itself as the next."""
+    odd_strangers: bool = False
+    """The list has sandboxes of others without a valid id."""
     jumping_clock: bool = False
     """The header Date names another century in every response."""
 

@@ -237,7 +237,12 @@ class Service:
         if wants.page and request.path.startswith("/v2") and more:
             page = page[: wants.page]
             headers["x-next-token"] = str(begin + wants.page)
-        return json_response(200, [self._item(sandbox) for sandbox in page], headers)
+        if wants.same_page:
+            headers["x-next-token"] = str(begin)
+        items = [self._item(sandbox) for sandbox in page]
+        if wants.odd_strangers:
+            items[:0] = [{"sandboxID": "a/b c", "metadata": {}}, {"sandboxID": None}, {}]
+        return json_response(200, items, headers)
 
     def _about_one(self, operation: str, request: Request) -> Response:
         parts = request.path.strip("/").split("/")

@@ -183,8 +183,8 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
             running.freeze()
         return running
 
-    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
-        running = await self._queues[template].take(timeout_s)
+    async def take(self, template: str, key_id: str, timeout_s: float) -> RunningSandbox:
+        running = await self._queues[template].take(key_id, timeout_s)
         async with destroyed_in_thread(running):
             await asyncio.get_running_loop().run_in_executor(None, running.thaw)
         return running

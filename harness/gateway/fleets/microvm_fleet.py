@@ -78,21 +78,29 @@ class TemplateMaker:
         self._fleet = fleet
         self._source = source
         self._zygote: tuple[Zygote, MicroVm] | None = None
+        self._closing = False
         self._stack = ExitStack()
 
     def open(self) -> None:
         """Make the zygote. Where that is not possible, or fails, every sandbox is restored."""
         for _ in range(TRIES if self._fleet.accelerator == "tcg" else 0):
+            if self._closing:
+                return
             try:
                 self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
+                if self._closing:
+                    self._stack.close()
                 return
             except Unsupported:
                 return
             except (CoppiceError, OSError, TimeoutError) as error:
+                if self._closing:
+                    return  # the end of the run has ended its VMM
                 fields = {"why": f"{type(error).__name__}: {error}"}
                 log.error("no sandbox to fork others from could be made", extra={"fields": fields})
 
     def close(self) -> None:
+        self._closing = True
         self._stack.close()
 
     def make(self, wanted: Callable[[], bool]) -> MicroVm:
@@ -151,7 +159,8 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
 
     def _restored(self, source: SavedVm, names: Mapping[str, Any] | None = None) -> MicroVm:
         """Restored, resumed, identity set."""
-        with self._allocated() as (identity, tap, undo):
+        written = (source.directory, self.spec.overlays.place.directory)
+        with saved_vm.full_disk_named(*written), self._allocated() as (identity, tap, undo):
             vm = microvm.restore(self.spec, source, with_names(identity, names), tap)
             undo.callback(vm.destroy)
             self._settle(vm)
@@ -212,8 +221,8 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
                 time.sleep(SETTLE_S)
         return vm
 
-    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
-        return RunningMicroVm(self, await self._pools[template].take(timeout_s))
+    async def take(self, template: str, key_id: str, timeout_s: float) -> RunningSandbox:
+        return RunningMicroVm(self, await self._pools[template].take(key_id, timeout_s))
 
     def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningMicroVm)

@@ -112,7 +112,7 @@ class NoopFleet:
     def require_room(self, count: int) -> None:
         """They have no disks."""
 
-    async def take(self, template: str, timeout_s: float) -> NoopSandbox:
+    async def take(self, template: str, key_id: str, timeout_s: float) -> NoopSandbox:
         return NoopSandbox()
 
     def stop(self, sandbox: Any) -> None:

@@ -42,8 +42,9 @@ class SandboxFleet(Protocol):
     def require_room(self, count: int) -> None:
         """DiskFull unless the disks of so many further sandboxes find room."""
 
-    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
-        """A resumed sandbox of a template; GuestTimeout when none is ready in time."""
+    async def take(self, template: str, key_id: str, timeout_s: float) -> RunningSandbox:
+        """A resumed sandbox of a template, for a caller of this key; keys that wait take turns.
+        GuestTimeout when none is ready in time."""
 
     def stop(self, sandbox: RunningSandbox) -> None:
         """Stop it, so that it can be saved.

@@ -25,6 +25,7 @@ from harness.errors import (
     CheckpointTruncated,
     CoppiceError,
     DiskFull,
+    GuestDied,
 )
 from harness.host import file_system
 from harness.host.locks import half_built, half_built_hint
@@ -186,6 +187,23 @@ def disk_full_named(target: Path) -> Iterator[None]:
             raise DiskFull(
                 f"the disk is full: {target} was not written", hint=half_built_hint(target)
             ) from error
+        raise
+
+
+@contextlib.contextmanager
+def full_disk_named(*directories: Path) -> Iterator[None]:
+    """Raise DiskFull where a VMM ended while one of these directories had no room. Memory that it
+    maps of a file in tmpfs takes room there when it is only read, without which the VMM is killed.
+    """
+    try:
+        yield
+    except GuestDied as error:
+        for directory in directories:
+            if file_system.of(directory).free < PIECE:
+                raise DiskFull(
+                    f"the disk is full: no sandbox can be restored with files in {directory}",
+                    hint="free some space there and try again: what was saved is unchanged",
+                ) from error
         raise
 
 

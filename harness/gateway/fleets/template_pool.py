@@ -65,14 +65,16 @@ class TemplatePool:
         self._closing.set()
         self._made.set()
         self._stopper.join()
-        self._pool.drain()
-        self._queue.close()
+        try:
+            self._pool.drain()
+        finally:
+            self._queue.close()
 
-    async def take(self, timeout_s: float) -> MicroVm:
+    async def take(self, key_id: str, timeout_s: float) -> MicroVm:
         """A sandbox that runs. Raises what `PoolQueue.take` and `MicroVm.resume_on_loop` raise."""
         with self._served():
             for _ in range(TRIES):
-                vm = await self._queue.take(timeout_s)
+                vm = await self._queue.take(key_id, timeout_s)
                 async with destroyed_in_thread(vm):
                     if vm.stopped:
                         await vm.resume_on_loop()
@@ -95,10 +97,12 @@ class TemplatePool:
             if not self._serving:
                 self._calm.set()
 
-    def _let_callers_go_first(self) -> None:
-        """Making a sandbox keeps a processor busy."""
-        if self._pool.ready > self._pool.size // 2 and not self._wanted():
-            self._calm.wait(URGENT_S)
+    def _let_callers_go_first(self) -> bool:
+        """Making a sandbox keeps a processor busy. Whether it has waited."""
+        if self._pool.ready <= self._pool.size // 2 or self._wanted() or self._calm.is_set():
+            return False
+        self._calm.wait(URGENT_S)
+        return True
 
     def _wanted(self) -> bool:
         """Whether a caller waits for a sandbox."""
@@ -139,7 +143,11 @@ class TemplatePool:
         except (SandboxError, OSError) as error:
             fields = {"sandbox": vm.id, "why": str(error)}
             log.error("a sandbox of the pool did not stop", extra={"fields": fields})
-            self._pool.drop(vm)
+            try:
+                self._pool.drop(vm)
+            except (CoppiceError, OSError) as left:  # the others are looked at all the same
+                fields = {"sandbox": vm.id, "why": str(left)}
+                log.error("a sandbox of the pool was not destroyed", extra={"fields": fields})
         else:
             self._pool.bring_back(vm)
 

@@ -57,5 +57,5 @@ class HostileFleet(NoopFleet):
     def templates(self) -> Sequence[str]:
         return tuple(BEHAVIOURS)
 
-    async def take(self, template: str, timeout_s: float) -> Any:
+    async def take(self, template: str, key_id: str, timeout_s: float) -> Any:
         return HostileSandbox(template)

@@ -32,6 +32,7 @@ HEAD_TOO_LONG = f"the request's headers are longer than {HEAD_MAX} bytes"
 TOO_MANY_HEADERS = f"the request has more than {HEADERS_MAX} headers"
 URL_TOO_LONG = f"the request's address is longer than {URL_MAX} bytes"
 MALFORMED = "the request is malformed"
+HOSTS = "the request must have one Host header"
 
 
 class Successor(Protocol):
@@ -61,8 +62,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._silent = 0
         """Bytes since the parser last passed on a head, a piece of a body or a request's end."""
-        self._head_bytes = self._head_count = 0
+        self._head_bytes = self._head_count = self._host_count = 0
         self._refusal = ApiError(400, MALFORMED)
+        self._after_others: ApiError | None = None
+        """The answer to a request that is refused once those before it have their responses."""
         self._refused = False
         """Whether nothing of the client is served any more."""
         self._served: Exchange | None = None
@@ -88,6 +91,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused:
             if self._linger:
                 self._linger.arrived(len(data))
+            elif self._after_others:
+                self.flow.pause_reading()
             return
         self._unset_keepalive_if_required()
         self._silent += len(data)
@@ -142,7 +147,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._head_bytes = self._head_count = 0
+        self._head_bytes = self._head_count = self._host_count = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -157,6 +162,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_count > HEADERS_MAX:
             self._stop(ApiError(431, TOO_MANY_HEADERS))
         if self._in_head:  # trailers, which nothing here uses, must not become headers
+            self._host_count += len(name) == 4 and name.lower() == b"host"
             HttpToolsProtocol.on_header(self, name, value)
 
     def on_headers_complete(self) -> None:
@@ -166,8 +172,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
         if len(self.pipeline) >= PIPELINE_MAX:
-            self._stop(ApiError(400, f"more than {PIPELINE_MAX} requests wait on a connection"))
+            self._after_others = ApiError(
+                400, f"more than {PIPELINE_MAX} requests wait on a connection"
+            )
+            self._stop(self._after_others)
         version = self.parser.get_http_version()
+        if self._host_count != 1 and (self._host_count or version == "1.1"):
+            self._stop(ApiError(400, HOSTS))
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         if not (self.parser.should_upgrade() and self._should_upgrade()):
@@ -225,6 +236,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused:
             self.server_state.total_requests += 1
             self.flow.resume_reading()
+            if self._after_others and not self.transport.is_closing():
+                if self.pipeline:
+                    self._start_asgi_task(*self.pipeline.pop())
+                else:
+                    self._answer_last(self._after_others)
             return
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
@@ -271,6 +287,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer with an error, and read on for a moment: a client that is still sending would
         not see it otherwise."""
         self._refused = True
+        if self._after_others:
+            return  # the timer of responses that are not read goes on
         self._cancel_timers()
         if self.transport.is_closing():
             return
@@ -283,6 +301,9 @@ class BoundedHttp(HttpToolsProtocol):
             if served.response_started:
                 self.transport.close()
                 return
+        self._answer_last(error)
+
+    def _answer_last(self, error: ApiError) -> None:
         self.transport.write(refusal(error))
         self._stop_serving(Bounds(LINGER_MAX, LINGER_S, LINGER_S))
 

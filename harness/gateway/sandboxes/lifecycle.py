@@ -117,7 +117,8 @@ class Lifecycle:
         except (CoppiceError, OSError) as error:
             if not sandbox.running:
                 raise  # the next gateway would bring it back
-            # It must end all the same. The next gateway finds that it has, and drops it.
+            # It must end all the same. If that is never stored, the next gateway drops it.
+            self.store.remove_later(sandbox.id)
             log_error("the end of a sandbox was not stored", sandbox, error)
         reached(stages.REMOVAL_NOTED)
         self.forget(sandbox)

@@ -194,7 +194,7 @@ class Sandboxes(Lifecycle):
         if snapshot is not None or not self.has_ready(template):
             self.fleet.require_room(1)  # at once, not when a pool has tried in vain
         if snapshot is None:
-            return await self.fleet.take(template, READY_LIMIT_S)
+            return await self.fleet.take(template, key.id, READY_LIMIT_S)
         directory = Path(snapshot.directory)
         return await self.workers.made(key.id, lambda: self.fleet.resume(directory, None))
 

@@ -242,6 +242,10 @@ class Store:
     async def remove_together(self, id: str) -> None:
         await self._group.add(Removal("sandboxes", id))
 
+    def remove_later(self, id: str) -> None:
+        """Remove it with a later change, since that has failed now."""
+        self._group.owe(Removal("sandboxes", id))
+
     def remove(self, id: str) -> None:
         self._apply(Removal("sandboxes", id))
 

@@ -18,6 +18,7 @@ IPYTHON_DIRECTORY = f"{sys.path[0]}/ipython"
 import cell_loop  # noqa: E402
 from cell_interrupts import Interrupts  # noqa: E402
 from cell_output import Stream, drain, redirect, send, settle  # noqa: E402
+from cell_randomness import Randomness  # noqa: E402
 from cell_shell import parsed, start  # noqa: E402
 
 
@@ -26,6 +27,7 @@ class Context:
         self.pid = os.getpid()
         self.count = 0
         self.loop = loop
+        self.randomness = Randomness()
         self.interrupts = Interrupts(loop)
         self.shell = start(IPYTHON_DIRECTORY, loop, self.interrupts)
 
@@ -37,6 +39,7 @@ class Context:
     def run(self, code, envs):
         self.count += 1
         send("number_of_executions", execution_count=self.count)
+        self.randomness.renew()
         before = {name: os.environ.get(name) for name in envs}
         os.environ.update(envs)
         ended = threading.Event()
@@ -59,6 +62,7 @@ class Context:
         """Run code and leave the context as it was before its first cell."""
         self.run(code, {})
         self.count = 0
+        self.randomness.forget()  # copies may be made of this context
         self.shell.reset()
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             vars(sys).pop(name, None)
