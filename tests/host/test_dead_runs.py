@@ -149,15 +149,21 @@ def test_a_run_that_is_looked_at_is_not_alive_for_that(
             thread.join()
 
 
+def _options(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    clean.arguments(parser)
+    return parser.parse_args(argv)
+
+
 def test_clean_names_the_state_whose_sandboxes_it_ends(
     runtime: Path, cache: Path, state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(runtime, state)
-    clean.main(argparse.Namespace(dry_run=True))
+    clean.main(_options("--dry-run"))
     shown = capsys.readouterr().out
     assert f"would end what the gateway with the state in {state} had left running" in shown
     assert f"coppice gateway --state {state} " in shown
-    clean.main(argparse.Namespace(dry_run=False))
+    clean.main(_options())
     assert f"\nended what the gateway with the state in {state} " in capsys.readouterr().out
-    clean.main(argparse.Namespace(dry_run=False))
+    clean.main(_options())
     assert "ended what" not in capsys.readouterr().out
