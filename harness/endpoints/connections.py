@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.endpoints.address import Origin
 from harness.endpoints.http_connection import HttpConnection, connected, resolved
+
+if TYPE_CHECKING:
+    import ssl
 
 CONNECT_S = 15.0
 IDLE_S = 4.0

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ssl
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import extras
 from harness.endpoints.address import Origin
 from harness.errors import EndpointFailed, EndpointUnreachable, GuestTimeout
+
+if TYPE_CHECKING:
+    import ssl  # not in every Python
 
 HEAD_LIMIT = 64 << 10
 """Bytes of a response's status line and headers."""
@@ -262,9 +265,10 @@ async def connected(
 
 def reason_of(error: Exception, timeout_s: float) -> str:
     """Why no connection came about."""
-    if isinstance(error, ssl.SSLCertVerificationError):
+    tls: Any = sys.modules.get("ssl")  # it is loaded where TLS was tried
+    if tls and isinstance(error, tls.SSLCertVerificationError):
         return f"its certificate does not fit: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
+    if tls and isinstance(error, tls.SSLError):
         plain = error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
         return (
             "it does not speak TLS; its address begins with http://"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import ssl
 
 TEMPLATE = "code-interpreter-v1"
 """E2B's name for its template with a code interpreter; most services that copy its API have it."""
@@ -59,11 +62,13 @@ class Endpoint:
 
     def tls_context(self) -> ssl.SSLContext:
         """How certificates of the service are checked. Raises UsageError for a bad `ca_file`."""
+        import ssl  # not in every Python
+
         if self.ca_file and self.ca_file.exists() and not self.ca_file.is_file():
             raise UsageError(f"the certificates in {self.ca_file} are no regular file")
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:  # SSLError is one
             why = getattr(error, "strerror", None) or error
             raise UsageError(f"the certificates in {self.ca_file} cannot be used: {why}") from error
         if not self.verify:
