@@ -11,7 +11,8 @@ FORBIDDEN = (
 )  # fmt: skip
 # Imported only where several processes generate load; they need the extra `lab`.
 SEVERAL = (
-    "harness.load.cluster", "harness.load.generators", "harness.load.generator_process", "harness.load.loopback_tls",
+    "harness.load.cluster", "harness.load.generators", "harness.load.generator_process",
+    "harness.load.loopback_tls",
 )  # fmt: skip
 
 # Told by a finder, not by sys.modules: an import that fails, or is tried in vain, is seen as well.
