@@ -223,7 +223,10 @@ def test_a_long_table_filters_while_one_types(browser: Browser, real: Path) -> N
     rows = "[...document.querySelectorAll('tr[id]')].filter(r => !r.hidden).map(r => r.id)"
     every = browser.evaluate(rows)
     browser.evaluate(
-        "(() => {const i = document.querySelector('.filter input'); i.value = 'jail network';"
+        "(() => {const t = document.getElementById('coppice-thousand').closest('table');"
+        "const f = [...document.querySelectorAll('.filter')].filter(f =>"
+        " f.compareDocumentPosition(t) & Node.DOCUMENT_POSITION_FOLLOWING).pop();"
+        "const i = f.querySelector('input'); i.value = 'jail network';"
         "i.dispatchEvent(new Event('input'))})()"
     )
     left = browser.evaluate(rows)
