@@ -94,7 +94,12 @@ def test_room_for_descriptors_is_made_beforehand() -> None:
         "print(before, size())"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     before, after = map(int, run.stdout.split())
     assert before < 1000 <= after

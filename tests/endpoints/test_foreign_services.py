@@ -74,7 +74,13 @@ class Place:
 
     def _done(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=200
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=200,
         )
         self.output += done.stdout + done.stderr
         return done
@@ -82,10 +88,10 @@ class Place:
     @contextlib.contextmanager
     def started(self, address: str) -> Iterator[subprocess.Popen[str]]:
         """The rig's process, which the block ends. Its output goes to a file."""
-        with (self.directory / "output").open("w") as output:
+        with (self.directory / "output").open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 self.rig(address), cwd=ROOT, env=self.environment, stdout=output, stderr=output,
-                text=True, process_group=0,
+                text=True, encoding="utf-8", process_group=0,
             )  # fmt: skip
         try:
             yield process

@@ -58,7 +58,8 @@ def test_a_file_names_services_and_options_replace_what_it_says(
         + 'sandbox-url = "http://proxy.example.org:8080/"\ndomain = "cube.example.org"\n'
         + 'ca-file = "ca.pem"\nverify = false\nprice = "0.05 USD"\ntags = ["eu", "x"]\n'
         + 'machine = "4 nodes"\nmost-sandboxes = 60\nmost-per-second = 10\n'
-        + 'headers = { X-Team = "a", X-Other = { variable = "TEAM_SECRET" } }\n'
+        + 'headers = { X-Team = "a", X-Other = { variable = "TEAM_SECRET" } }\n',
+        encoding="utf-8",
     )
     found = named({"endpoint": "cube", "template": "tpl-2"})
     assert found.template == "tpl-2" and found.system == "cubesandbox"

@@ -97,7 +97,7 @@ def surface(directory: Path, asynchronous: bool) -> Sequence[str]:
     code = f"import surface; print(*surface.methods({asynchronous}))"
     path = f"{directory}:{environments.PYTHON / 'probe'}"
     argv = [sys.executable, "-c", code]
-    output = subprocess.check_output(argv, text=True, env={"PYTHONPATH": path})
+    output = subprocess.check_output(argv, text=True, encoding="utf-8", env={"PYTHONPATH": path})
     return output.split()
 
 
@@ -212,7 +212,7 @@ def test_a_run_that_is_interrupted_ends_its_probes(
     found = results(both, Path("/nowhere"), 2, service)
     assert next(iter(found)).verdicts
     found.close()
-    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+    assert not Path("/proc", (tmp_path / "pid").read_text(encoding="utf-8")).exists()
 
 
 # What a failure means.

@@ -29,7 +29,7 @@ def test_the_thread_goes_first_while_the_block_runs_and_never_what_it_starts() -
         thread.start()
         thread.join()
         asks = "import os; print(os.sched_getscheduler(0))"
-        started = subprocess.check_output([sys.executable, "-c", asks], text=True)
+        started = subprocess.check_output([sys.executable, "-c", asks], text=True, encoding="utf-8")
     assert inside == [os.SCHED_OTHER] and int(started) == os.SCHED_OTHER
     assert os.sched_getscheduler(0) == before
 

@@ -44,6 +44,7 @@ def test_a_storm_of_several_generators_ended_by_ctrl_c(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
         )
         with stages.at(BEGUN, process):
             lines = [psutil.Process(pid).cmdline() for pid in ours()]

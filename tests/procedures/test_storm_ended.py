@@ -39,6 +39,7 @@ def storm_with_sandboxes(stages: Stages, runtime: Path, results: Path) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
     )
     with stages.at(BEGUN, process):
         ready = len(sandboxes(runtime))

@@ -14,7 +14,9 @@ START = (sys.executable, "-m", "tests.stand_ins")
 
 def test_it_prints_its_address_and_serves_until_it_is_stopped() -> None:
     argv = (*START, "--behaviour", "cubesandbox,quota", "--set", "boot_s=0,0", "--port", "0")
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
         try:
             assert process.stdout
             address = process.stdout.readline().split()[0]
@@ -33,6 +35,8 @@ def test_it_prints_its_address_and_serves_until_it_is_stopped() -> None:
 
 
 def test_a_behaviour_that_there_is_not_is_refused() -> None:
-    done = subprocess.run((*START, "--behaviour", "kind"), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        (*START, "--behaviour", "kind"), cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 2
     assert "no behaviour is called 'kind'" in done.stderr

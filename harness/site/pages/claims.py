@@ -85,7 +85,7 @@ _TOLD = ("system", "substrate", "tier", "sharing", "path", "transport", "vmm", "
 
 def _of_endpoint(one: Judged) -> bool:
     """Whether an answer needs a record of an endpoint: only where there is one, it is listed."""
-    return SYSTEM in one.answer.where
+    return one.answer.where.get(SYSTEM) is not None
 
 
 def _where(one: Judged) -> str:
