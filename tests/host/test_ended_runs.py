@@ -113,6 +113,8 @@ def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None
             with stages.at(ANSWERED, process):
                 (pytest_process,) = psutil.Process(process.pid).children()
                 pytest_process.suspend()  # as one that waits for a guest which does not answer
+                # Until it has stopped, it would still take the interrupt.
+                eventually(lambda: pytest_process.status() == psutil.STATUS_STOPPED)
                 process.send_signal(signal.SIGINT)
                 # It has taken note once it has passed the interrupt on.
                 eventually(lambda: signal.SIGINT in pending(pytest_process.pid))
