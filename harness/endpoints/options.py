@@ -45,7 +45,7 @@ PRICE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(\S.{0,20})?")
 def chosen(options: Mapping[str, str], *, limited: bool = True) -> Endpoint | None:
     """The service that options name; None if they name none.
 
-    Raises UsageError; also, if `limited`, when nobody has said how much may be made there.
+    Raises UsageError; also, if `limited`, when no limits say how much may be made there.
     """
     named = options.get("endpoint")
     if not named:

@@ -60,7 +60,7 @@ class ClockOffset:
 
     @classmethod
     def measured(cls, readings: Iterable[tuple[float, float, float]]) -> ClockOffset:
-        """From readings of our clock, of its clock, and of ours again: one for each round trip.
+        """From the readings of each round trip: our clock, the generator's clock, our clock again.
 
         Its clock was read somewhere within the round trip, and the shortest one says most.
         """

@@ -54,7 +54,7 @@ def journals(state: Path) -> list[Path]:
 
 
 def killed(service: Standing, count: int) -> None:
-    """A run that made sandboxes and was killed: its journal is there, and nobody holds it."""
+    """A run that made sandboxes and was killed: its journal is there, and no process locks it."""
     with journal.opened(endpoint(service), RUN) as notes:
         making(service, count)(notes)
 
