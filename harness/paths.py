@@ -22,6 +22,7 @@ __all__ = [
     "DATA",
     "ENVD",
     "ESSAYS",
+    "EXIT_COST_PROGRAM",
     "GUEST_PROGRAMS",
     "KSM_PROGRAM",
     "NETWORK_PROGRAMS",
@@ -71,6 +72,7 @@ AGENT = PACKAGE / "guest" / "agent"
 """C sources of the guest agent."""
 GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
+EXIT_COST_PROGRAM = PACKAGE / "host" / "programs" / "exit_cost.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
 VMM_PROGRAMS = PACKAGE / "sandbox" / "qemu" / "programs"
 """C sources of what confines a VMM, and of what forks it."""

@@ -92,7 +92,8 @@ class Image:
 class Machine:
     """The host that ran the sandboxes; `before` and `after` are its state around the run.
 
-    `function_only` is the reason why its timings are invalid, if they are.
+    `function_only` is the reason why its timings are invalid, if they are; `kvm` what KVM costs on
+    it, where that ran the guests.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Machine:
     before: Facts = field(default_factory=dict)
     after: Facts = field(default_factory=dict)
     function_only: str | None = None
+    kvm: Facts | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,11 @@ class RunRecord:
         """The record as JSON types, with the schema's names. RecordError for other types."""
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
-        for part, optional in (("machine", "function_only"), ("rig", "distribution")):
+        for part, optional in (
+            ("machine", "function_only"),
+            ("machine", "kvm"),
+            ("rig", "distribution"),
+        ):
             if plain[part][optional] is None:
                 del plain[part][optional]
         if plain["endpoint"] is None:

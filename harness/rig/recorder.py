@@ -34,7 +34,7 @@ from harness.measure.record import (
     write,
 )
 from harness.measure.storage import keep_elsewhere
-from harness.rig import discovery, tasks
+from harness.rig import discovery, kvm_facts, tasks
 from harness.rig import origin as origins
 from harness.rig.info import RigInfo
 from harness.rig.stages import BEGUN, ENDED, WRITTEN
@@ -160,6 +160,7 @@ class RigRun:
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after
         )
+        host = kvm_facts.described(host, series, self._accelerators)
         judged = validity.judge(
             self._before,
             self._after,
