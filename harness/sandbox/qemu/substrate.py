@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.base import ECHO, MIB, SEAL, SubstrateBase
+from harness.sandbox.base import MIB, SEAL, SubstrateBase
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
@@ -31,6 +30,7 @@ from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.jail import image as confinement_image
 from harness.sandbox.qemu.jail import jail_for
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
+from harness.sandbox.qemu.preparation import PREPARATIONS, arm_and_stop
 from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, inherited, opened, spawn
@@ -40,18 +40,6 @@ from harness.sandbox.vm_state import VmState
 T = TypeVar("T")
 BOOT_LIMIT_S = 300.0
 SAVE_LIMIT_S = 120.0
-WARM_UPS = 8
-"""Processes run before a guest is checkpointed or stopped, so that TCG has translated the code."""
-SETTLE_S = 1.0
-"""Seconds that a guest runs before it is stopped, so that TCG has translated its kernel's
-housekeeping."""
-REST_S = 0.2
-"""Seconds that a guest idles after its last process before it is stopped: otherwise its kernel
-cleans up that process later, while a caller waits."""
-REHEARSALS = 8
-REHEARSAL_REST_S = 0.4
-"""Seconds of rest in each rehearsal of a zygote, whose forks share what it has translated and
-touched; rests of a second would save another 50 KiB per fork."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +132,13 @@ class QemuSubstrate(SubstrateBase):
             if not tier.restores:
                 guest.vmm.greeting(30)
             if tier.waits_in_memory:
+                preparation = PREPARATIONS[template.accelerator]
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
                 if not tier.restores:  # a checkpoint is warm
-                    _warm_up(guest)
-                _arm_and_stop(guest)
-                # Rehearse what a caller will do: nothing else warms the paths of a wake-up.
-                guest.awaken(BOOT_LIMIT_S)
-                guest.first_exec("rehearsal")
-                time.sleep(REST_S)
-                _arm_and_stop(guest)
+                    preparation.warm_up(guest)
+                arm_and_stop(guest)
+                preparation.rehearse_for_pool(guest, BOOT_LIMIT_S)
         return guest
 
     @contextlib.contextmanager
@@ -171,9 +156,7 @@ class QemuSubstrate(SubstrateBase):
             preloaded.socket.close()
             try:
                 guest.awaken(BOOT_LIMIT_S)
-                for _ in range(REHEARSALS):
-                    _rehearse(guest)
-                _arm_and_stop(guest)
+                PREPARATIONS["tcg"].rehearse_for_forks(guest, BOOT_LIMIT_S)
                 yield replace(template, zygote=Zygote(guest, line, tap))
             finally:
                 guest.destroy()
@@ -260,7 +243,7 @@ class QemuSubstrate(SubstrateBase):
         built_from: dict[str, Scalar] = {
             "image": image.sha256,
             **shape.facts(),
-            "warm_ups": WARM_UPS,
+            **PREPARATIONS[shape.accelerator].facts(),
         }
 
         def fill(directory: Path) -> None:
@@ -286,9 +269,9 @@ class QemuSubstrate(SubstrateBase):
 
         guest = retry_stalled_boot(boot)
         try:
-            _warm_up(guest)
+            PREPARATIONS[shape.accelerator].warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
-            _arm_and_stop(guest)
+            arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
             _save_devices(guest, directory / checkpoints.DEVICES)
             while (status := guest.qmp.wait_status(SAVE_LIMIT_S)) != "completed":
@@ -318,29 +301,6 @@ def _save_devices(guest: QemuSandbox, target: Path) -> None:
 
 def _given(value: T | None) -> Sequence[T]:
     return [] if value is None else [value]
-
-
-def _warm_up(guest: QemuSandbox) -> None:
-    time.sleep(SETTLE_S)
-    for number in range(WARM_UPS):
-        guest.agent.set_wall_clock()
-        guest.agent.run((ECHO, str(number)))
-
-
-def _rehearse(guest: QemuSandbox) -> None:
-    """Do what a fork will do, rest, stop and wake."""
-    guest.adopt_identity()
-    guest.agent.hello()
-    guest.agent.ping()
-    guest.first_exec("rehearsal")
-    time.sleep(REHEARSAL_REST_S)
-    _arm_and_stop(guest)
-    guest.awaken(BOOT_LIMIT_S)
-
-
-def _arm_and_stop(guest: QemuSandbox) -> None:
-    guest.arm()
-    guest.stop()
 
 
 def _migration_capabilities(vmm: Vmm) -> None:
