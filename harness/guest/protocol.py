@@ -166,12 +166,14 @@ _MAGIC_BYTES = struct.pack("<H", MAGIC)
 RING = struct.Struct("<HHQ")
 RING_MAGIC = 0xC0BE
 RING_DATED = 0xC0BF
-ARMED = b"R"
+MASKED, UNMASKED = b"\xc0R", b"\xc0U"
+"""What an armed guest sends: its interrupts are masked, or could not be."""
 RING_ANSWER_LENGTH = 4
+_TWICE = 0x1_0000_0001
 
 
 def ring(nonce: bytes) -> bytes:
-    """The doorbell message for a nonce of 8 bytes."""
+    """The doorbell message for a nonce of 8 bytes; send none that is not `sendable`."""
     number = int.from_bytes(nonce, "little")
     check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
     return RING.pack(RING_MAGIC, check, number)
@@ -179,8 +181,15 @@ def ring(nonce: bytes) -> bytes:
 
 def ring_dated(nonce: bytes, wall_ns: int) -> bytes:
     """The doorbell message for a nonce of 4 bytes and the wall clock, which the guest sets before
-    it answers. The guest signs everything but the first two bytes."""
-    return struct.pack("<H4sQ", RING_DATED, nonce, wall_ns)
+    it answers; send none that is not `sendable`. The guest signs all but the first two bytes."""
+    hidden = wall_ns ^ int.from_bytes(nonce, "little") * _TWICE
+    return struct.pack("<H4sQ", RING_DATED, nonce, hidden)
+
+
+def sendable(message: bytes) -> bool:
+    """Whether no byte of a doorbell message is zero: a UART that has received nothing reads so.
+    One in twenty is not; take another nonce then."""
+    return 0 not in message
 
 
 def ring_answer(key: bytes, nonce: bytes) -> bytes:

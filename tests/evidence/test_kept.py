@@ -42,13 +42,13 @@ import contextlib, socket, time
 from harness.host.identity import allocate
 from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier
-from harness.sandbox.qemu import QemuSubstrate, machine
+from harness.sandbox.qemu import QemuSubstrate
 
 def test_panic(run, monkeypatch):
     qemu = QemuSubstrate()
     template = qemu.prepare(run, cache_directory(), Tier.FULL)
-    words = machine.KERNEL_ARGUMENTS.replace("quiet panic=-1", "console=ttyS0 loglevel=1 panic=0")
-    monkeypatch.setattr(machine, "KERNEL_ARGUMENTS", words.replace("rdinit=/init", "rdinit=/none"))
+    words = "console=ttyS0 loglevel=1 panic=0 rdinit=/none"
+    monkeypatch.setenv("COPPICE_KERNEL_ARGUMENTS", words)
     sandbox = qemu.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     seen, deadline = b"", time.monotonic() + 120
     while b"Kernel panic" not in seen and time.monotonic() < deadline:

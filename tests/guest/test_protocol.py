@@ -23,6 +23,7 @@ from harness.guest.protocol import (
     ring,
     ring_answer,
     ring_dated,
+    sendable,
     siphash,
 )
 
@@ -84,7 +85,8 @@ def test_a_ring_has_its_nonce_and_the_sum_of_its_words() -> None:
     nonce = struct.pack("<HHHH", 1, 2, 3, 0xFFFF)
     magic, check, number = RING.unpack(ring(nonce))
     assert (magic, check, number) == (0xC0BE, 5, int.from_bytes(nonce, "little"))
-    assert ring_dated(b"four", 7) == b"\xbf\xc0four" + struct.pack("<Q", 7)
+    assert ring_dated(b"four", 7) == b"\xbf\xc0four" + bytes([ord("f") ^ 7]) + b"ourfour"
+    assert sendable(ring_dated(b"four", 7)) and not sendable(ring_dated(b"four", ord("f")))
 
 
 def test_the_answer_depends_on_key_and_nonce() -> None:

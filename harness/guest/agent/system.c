@@ -13,6 +13,25 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Without a console the kernel starts PID 1 without these descriptors; messages of the agent then
+ * go to the kernel's log. */
+static void complete_stdio(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd < 2);
+    if (fd == 2) {
+        int log = open("/dev/kmsg", O_WRONLY);
+        if (log >= 0)
+            dup2(log, 2);
+        fd = log;
+    }
+    if (fd > 2)
+        close(fd);
+}
+
 void system_mount(void)
 {
     static const struct { const char *type, *at, *options; } table[] = {
@@ -23,6 +42,7 @@ void system_mount(void)
         mkdir(table[i].at, 0755);
         mount(table[i].type, table[i].at, table[i].type, 0, table[i].options);
     }
+    complete_stdio();
     setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
     setenv("HOME", "/root", 1);
 }

@@ -27,13 +27,12 @@ from harness.sandbox.bhyve.sandbox import BhyveSandbox
 from harness.sandbox.bhyve.vm import Vm
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.qemu.machine import KERNEL_ARGUMENTS
+from harness.sandbox.qemu.kernel_arguments import line_of_bhyve
 from harness.sandbox.vm_state import VmState
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
 BOOT_LIMIT_S = 600.0
 WARM_UPS = 8
-LINUX_ARGUMENTS = f"{KERNEL_ARGUMENTS} coppice.line=ttyS0"
 WRITTEN_MIB = 24
 """What a restored guest writes until the end of the ladder, whose last rung writes 16 MiB."""
 
@@ -109,7 +108,7 @@ class BhyveSubstrate(SubstrateBase):
         if tier.restores:
             checkpoints.directory_for(str(cache), {})  # a path may be too long
         image: FreebsdImage | LinuxImage = (
-            efi_disk.build(host, str(cache), LINUX_ARGUMENTS)
+            efi_disk.build(host, str(cache), line_of_bhyve())
             if self._shape.boot == "bootrom"
             else build(host, str(cache), kernel=True)
         )

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.host.process import run
+from harness.sandbox.qemu.kernel_arguments import line
 
 PROGRAM = "qemu-system-x86_64"
 # An old Intel model: Linux enables workarounds for AMD's K8. arat is a timer that never stops:
@@ -22,24 +23,6 @@ EMULATED_CPU = "Nehalem,+arat"
 # full; a restored guest at work needs 10.
 BOOT_CACHE_MIB = 64
 RESTORE_CACHE_MIB = 32
-HZ = 250  # CONFIG_HZ of Debian's kernels, for lpj
-# Each argument shortens the boot or avoids wake-ups of an idle guest: no console; no calibration
-# (tsc_early_khz and lpj are computed below); no self tests; no mitigations, which protect nothing
-# under emulation; lock prefixes stay, because patching an instruction discards translated code;
-# /dev/mem may map the local APIC (doorbell.c); unused subsystems are not initialised (tracing,
-# quotas, certificates, security modules, hibernation, the RTC, disks); no address randomisation of
-# programs, because moving a new stack flushes the TLB; no lock-up detector, pressure accounting or
-# memory compaction; IPv6 is off until it is enabled.
-KERNEL_ARGUMENTS = (
-    "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
-    "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "
-    "init_on_alloc=0 tsc=nowatchdog norandmaps lsm= psi=0 cgroup_disable=memory nowatchdog "
-    "transparent_hugepage=never ipv6.disable_ipv6=1 nr_cpus=1 noreplace-smp 8250.nr_uarts=1 "
-    "initcall_blacklist=init_kprobe_trace,load_system_certificate_list,crypto_kdf108_init,"
-    "snapshot_device_init,slab_sysfs_init,init_trace_printk_function_export,init_ima,"
-    "init_blk_tracer,init_graph_tracefs,dquot_init,trace_eval_init,trace_events_synth_init,"
-    "cmos_init,nvme_core_init,blake2s_mod_init,acpi_thermal_init,init_encrypted"
-)
 
 
 @dataclass(frozen=True)
@@ -90,10 +73,7 @@ def tsc_khz() -> int:
 
 def kernel_arguments(shape: Shape) -> str:
     """The guest kernel's command line."""
-    line = KERNEL_ARGUMENTS
-    if shape.accelerator == "tcg" and tsc_khz():
-        line += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
-    return line + (" coppice.line=ttyS0" if shape.line == "serial" else "")
+    return line(shape.accelerator, tsc_khz=tsc_khz(), serial=shape.line == "serial")
 
 
 @dataclass(frozen=True)

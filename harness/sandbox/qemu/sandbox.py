@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -15,21 +16,25 @@ from typing import Protocol
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import (
-    ARMED,
     RING_ANSWER_LENGTH,
     Tag,
     field,
     ring,
     ring_answer,
     ring_dated,
+    sendable,
 )
 from harness.host.identity import NO_KEY, Identity
 from harness.measure import wall_clock
 from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess
+from harness.sandbox.qemu.armed import await_armed
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
 from harness.sandbox.vm_state import VmState
+
+log = logging.getLogger("coppice.qemu")
+ARM_LIMIT_S = 30.0
 
 
 class Saved(Protocol):
@@ -48,8 +53,9 @@ class _Ring:
 
 
 def _new_ring(key: bytes) -> _Ring:
-    nonce = os.urandom(8)
-    return _Ring(ring(nonce), ring_answer(key, nonce))
+    while not sendable(message := ring(nonce := os.urandom(8))):
+        pass
+    return _Ring(message, ring_answer(key, nonce))
 
 
 def _limit_reads(line: socket.socket, seconds: float) -> None:
@@ -84,6 +90,8 @@ class QemuSandbox:
         self._on_booted = on_booted
         self._on_loaded = on_loaded
         self.guest_memory = guest_memory
+        self.masked: bool | None = None
+        """Whether interrupts were masked when it was last armed; None before."""
         self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
         self._replied = 0.0
@@ -143,7 +151,8 @@ class QemuSandbox:
     def ring_and_continue(self, dated: bool) -> None:
         """Send a nonce to a stopped guest and continue it, without waiting for the answer."""
         if dated:
-            message = ring_dated(os.urandom(4), time.time_ns())
+            while not sendable(message := ring_dated(os.urandom(4), time.time_ns())):
+                pass
             self._ring = _Ring(message, ring_answer(self.agent.key, message[2:]))
         self.vmm.bell.send(self._ring.message)
         self.vmm.control.send(CONTINUE)
@@ -155,7 +164,8 @@ class QemuSandbox:
         self._replied = time.perf_counter()
 
     def _verify(self, answer: bytes) -> None:
-        if answer != self._ring.answer:
+        # What follows the answer was printed by the guest's kernel.
+        if answer[:RING_ANSWER_LENGTH] != self._ring.answer:
             if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
             raise WrongAnswer(f"{self.vmm.name} answered a nonce with a wrong hash")
@@ -241,17 +251,28 @@ class QemuSandbox:
         self._pending_identity = False
 
     def arm(self) -> None:
-        """Put the guest into its doorbell loop, and compute the next nonce and answer."""
+        """Put the guest into its doorbell loop, and compute the next nonce and answer.
+
+        Raises GuestDied, and GuestTimeout with what it printed on its UART.
+        """
         self.agent.arm()
-        _limit_reads(self.vmm.bell, 10)
-        if self.vmm.bell.recv(1) != ARMED:
+        masked = await_armed(self.vmm.bell, self.vmm.name, ARM_LIMIT_S)
+        if masked is None:
             raise self.vmm.died()
+        if not masked:
+            log.warning(
+                "coppice: %s waits at its doorbell with interrupts on: its kernel may run first "
+                "when it wakes",
+                self.vmm.name,
+            )
+        self.masked = masked
         self._ring = _new_ring(self.agent.key)
 
     def stop(self) -> None:
         """Stop the vCPU; the guest must be armed."""
         self.vmm.control.send(STOP)
         self.qmp.wait_event("STOP", 10)
+        self.vmm.skip_replies()
         self._booted = False
         self._state = VmState.STOPPED
 

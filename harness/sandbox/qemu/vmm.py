@@ -93,14 +93,14 @@ class Vmm:
         return tail(self.log)
 
     def died(self) -> GuestDied:
-        """The error for a VMM that has ended or is ending, with the end of its stderr."""
+        """The error for a VMM that has broken a channel, with the end of its stderr: as a rule it
+        has ended or is ending."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)  # its channel may break before the process has ended
         code = self.process.poll()
-        return GuestDied(
-            f"the VMM of {self.name} ended" + (f" with {code}" if code is not None else "")
-            + (f": {self.stderr_tail()}" if self.stderr_tail() else "")
-        )  # fmt: skip
+        what = "closed a channel, but still runs" if code is None else f"ended with {code}"
+        said = self.stderr_tail()
+        return GuestDied(f"the VMM of {self.name} {what}" + (f": {said}" if said else ""))
 
     def greeting(self, timeout_s: float) -> None:
         """Wait for QMP's greeting. GuestDied has the VMM's stderr."""
@@ -112,6 +112,13 @@ class Vmm:
     def send_descriptor(self, name: str, descriptor: int) -> None:
         """Pass an open file to the VMM, under a name for later commands."""
         self.qmp.execute("getfd", descriptor=descriptor, fdname=name)
+
+    def skip_replies(self) -> None:
+        """Drop what the gdb stub has replied. The VMM waits without end for room to reply in, of
+        which there is enough for some 140 stops."""
+        with contextlib.suppress(OSError):
+            while len(self.control.recv(1 << 16, socket.MSG_DONTWAIT)) == 1 << 16:
+                pass
 
     @contextlib.contextmanager
     def lent(self, descriptor: int) -> Iterator[str]:
