@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.claims.published import clocks
 from harness.site.data import compare
 from harness.site.data.corpus import Corpus
 from harness.site.page import Document, Item, Nav, Page
@@ -13,14 +14,15 @@ _KINDS = {
     "jail": "FreeBSD jail, ZFS clone",
     "bhyve": "FreeBSD bhyve, durable-prewarm",
     "docker": "Docker",
+    "firecracker": "Firecracker",
+    "cloud-hypervisor": "Cloud Hypervisor",
 }
 _COLUMNS = ("start", "ten", "memory", "fleet", "sdk")
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
     quoted = [
-        (who, [next(iter(corpus.beside.kind(row, kind)), None) for row in _COLUMNS])
-        for kind, who in _KINDS.items()
+        (who, [corpus.beside.kind(row, kind) for row in _COLUMNS]) for kind, who in _KINDS.items()
     ]
     yield Document(
         "compare.html",
@@ -32,6 +34,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "absent": compare.not_measured(corpus),
             "beside": compare.paired_runs(corpus),
             "others": quoted,
+            "clocks": {id: one.title for id, one in clocks().items()},
         },
     )
 
