@@ -24,6 +24,7 @@ __all__ = [
     "ESSAYS",
     "EXIT_COST_PROGRAM",
     "GUEST_PROGRAMS",
+    "KERNEL_BUILD",
     "KSM_PROGRAM",
     "NETWORK_PROGRAMS",
     "OPENAPI",
@@ -71,6 +72,8 @@ PATCHES = DATA / "patches"
 AGENT = PACKAGE / "guest" / "agent"
 """C sources of the guest agent."""
 GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
+KERNEL_BUILD = PACKAGE / "guest" / "kernel_build"
+"""Configurations of guest kernels that are built here."""
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
 EXIT_COST_PROGRAM = PACKAGE / "host" / "programs" / "exit_cost.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"

@@ -29,7 +29,7 @@ from harness.measure.comparison import Thresholds
 from harness.measure.record import find, load
 from harness.measure.selection import INTERLEAVE, compare_sides, select
 from harness.measure.storage import make_ready
-from harness.rig import measuring_process, repetition, summary
+from harness.rig import kernel_option, measuring_process, repetition, summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier, refused
@@ -82,6 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=option_types.number(1), default=10, metavar="N",
         help="rounds of --interleave (default: 10)",
     )  # fmt: skip
+    kernel_option.arguments(parser)
     repetition.arguments(parser)
     of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
     for name, (info, helps) in sorted(_options_of_rigs().items()):
@@ -116,6 +117,7 @@ def main(options: argparse.Namespace) -> int:
     repetition.check(options)
     chosen = selected(rigs, options.rig)
     infos = [rig.info for rig in chosen]
+    kernel_option.take(options, infos)
     given = _require_possible(options, infos)
     make_ready(options.results, machine.describe(None).id)
     files = [rig.path for rig in chosen]
@@ -214,7 +216,8 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
     session = secrets.token_hex(4)
     arms = {"a": options.interleave[0], "b": options.interleave[1]}
     settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
-    for own, _ in settings.values():
+    for own, environment in settings.values():
+        kernel_option.check({**os.environ, **environment})
         _require_possible(own, rigs)
     for arm, text in arms.items():  # last, since it takes a second
         _require_cases(f"{arm.upper()} ({text})", files, settings[arm][0], rigs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ImageError
-from harness.guest import initramfs, modules
-from harness.guest.kernel import Kernel, from_distribution, from_path
+from harness.guest import initramfs, kernel_choice, modules
+from harness.guest.kernel import Kernel
 from harness.host import package_names
 from harness.host.cache import entry
 from harness.host.process import install_packages, need, run
@@ -98,14 +97,6 @@ class GuestImage:
         return Image("guest", self.sha256, self.built_from)
 
 
-def _kernel(cache: Path) -> Kernel:
-    named = os.environ.get("COPPICE_KERNEL")
-    if not named:
-        return from_distribution(cache)
-    modules = os.environ.get("COPPICE_KERNEL_MODULES")
-    return from_path(Path(named), Path(modules) if modules else None, cache)
-
-
 def _sources(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.[ch]"))
 
@@ -117,6 +108,7 @@ def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[st
         sources.update(path.name.encode() + b"\0" + path.read_bytes())
     return {
         "kernel": kernel.version,
+        "kernel_choice": kernel_choice.label(),
         "kernel_sha256": digest(kernel.vmlinux),
         "agent_sha256": sources.hexdigest(),
         "busybox_sha256": digest(busybox),
@@ -188,9 +180,9 @@ def static_busybox() -> Path:
 def build(cache: Path, addition: Addition | None = None) -> GuestImage:
     """The image for the current inputs, from the cache or built now.
 
-    Raises MissingTool, ImageError (not a kernel) and DiskFull.
+    Raises MissingTool, ImageError (not a kernel, or no slim one was built) and DiskFull.
     """
-    kernel, busybox = _kernel(cache), static_busybox()
+    kernel, busybox = kernel_choice.chosen(cache), static_busybox()
     inputs = _inputs(kernel, busybox, addition)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name

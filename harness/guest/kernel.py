@@ -19,6 +19,11 @@ from harness.host.process import run
 from harness.measure.record import digest
 
 ELF = b"\x7fELF"
+EXECUTABLE_X86_64 = (2, 62)
+"""The type and machine of an ELF kernel."""
+PVH = tuple(struct.pack("<III", 4, size, 18) + b"Xen\0" for size in (4, 8))
+"""Heads of the note with the address at which a VMM enters an unpacked kernel."""
+ANOTHER = "name a vmlinux or bzImage; without --kernel and COPPICE_KERNEL it is the distribution's"
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,20 @@ def from_distribution(cache: Path) -> Kernel:
 
     Raises MissingTool, ImageError and CoppiceError (apt failed).
     """
-    kept = sorted((cache / "kernels").glob("linux-image-*"), key=_version_order)
-    if kept and is_intact(kept[-1]):
-        home = kept[-1]
+    known = kept(cache)
+    if known and is_intact(known[-1]):
+        home = known[-1]
     else:
         name = _newest()  # apt may not offer the one that is damaged any more
         home = entry(cache / "kernels" / name, lambda directory: _unpack(name, directory))
     return Kernel(
         home / "vmlinux", home / "modules", (home / "version").read_text(encoding="utf-8")
     )
+
+
+def kept(cache: Path) -> list[Path]:
+    """The distribution's kernels in the cache, oldest first."""
+    return sorted((cache / "kernels").glob("linux-image-*"), key=version_order)
 
 
 def _newest() -> str:
@@ -91,7 +101,7 @@ def image_in(unpacked: Path) -> Path:
     return found[0]
 
 
-def _version_order(path: Path) -> list[tuple[int, str]]:
+def version_order(path: Path) -> list[tuple[int, str]]:
     """Compares numbers as numbers: 6.1.0-9 comes before 6.1.0-57."""
     return [(int(part or 0), text) for text, part in re.findall(r"(\D+)(\d*)", path.name)]
 
@@ -103,6 +113,7 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     except OSError as error:
         raise ImageError(f"cannot read the kernel {path}: {error.strerror}") from error
     if data[:4] == ELF:
+        _require_entry(data, path)
         return Kernel(path, modules, path.name)
     target = cache / "kernels" / f"path-{digest(path)[:16]}"
 
@@ -110,6 +121,16 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
         (directory / "vmlinux").write_bytes(extract(data, str(path)))
 
     return Kernel(entry(target, unpack) / "vmlinux", modules, path.name)
+
+
+def _require_entry(data: bytes, path: Path) -> None:
+    """Raise ImageError for an ELF file that a VMM cannot enter, as every program is."""
+    kind = struct.unpack_from("<HH", data, 16) if len(data) >= 20 else None
+    if kind != EXECUTABLE_X86_64 or not any(note in data for note in PVH):
+        raise ImageError(
+            f"{path} is an ELF file, but no x86-64 kernel with a PVH entry (CONFIG_PVH)",
+            hint=ANOTHER,
+        )
 
 
 def extract(data: bytes, where: str) -> bytes:
@@ -120,7 +141,7 @@ def extract(data: bytes, where: str) -> bytes:
     if data[0x202:0x206] != b"HdrS" or len(data) < 0x250:
         raise ImageError(
             f"{where} is not a kernel: neither an ELF vmlinux nor a bzImage",
-            hint="leave COPPICE_KERNEL unset to use the distribution's kernel",
+            hint=ANOTHER,
         )
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)

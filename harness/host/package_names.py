@@ -39,6 +39,8 @@ PACKAGES: Mapping[str, str] = {
     "apt-cache": "apt",
     "apt-config": "apt",
     "apt-get": "apt",
+    "bc": "bc",
+    "bison": "bison",
     "busybox": "busybox-static",
     "bwrap": "bubblewrap",
     "chromium": "chromium",
@@ -50,14 +52,17 @@ PACKAGES: Mapping[str, str] = {
     "dpkg-deb": "dpkg",
     "dpkg-query": "dpkg",
     "fallocate": "util-linux",
+    "flex": "flex",
     "gcc": "gcc",
     "git": "git",
     "ip": "iproute2",
     "iperf3": "iperf3",
     "java": "default-jre-headless",
+    "ld": "binutils",
     "ldd": "libc-bin",
     "lz4": "lz4",
     "lzop": "lzop",
+    "make": "make",
     "mke2fs": "e2fsprogs",
     "mkfs.ext4": "e2fsprogs",
     "modprobe": "kmod",
@@ -75,17 +80,21 @@ PACKAGES: Mapping[str, str] = {
     "runsc": "runsc",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "strip": "binutils",
     "sync": "coreutils",
     "sysctl": "procps",
     "tar": "tar",
     "umount": "mount",
     "unshare": "util-linux",
+    "xz": "xz-utils",
     "zstd": "zstd",
 }
 """The package of each program that the harness starts, in the newest release known here."""
 
 HEADERS = "libc6-dev"
 """The C library's headers and link libraries, which have no program to look for."""
+ELF_HEADERS = "libelf-dev"
+"""What a kernel's build needs, and no program shows."""
 VENV = "python3-venv"
 LIBNFTABLES = "nftables"
 """Depends on libnftables."""
@@ -107,6 +116,8 @@ GENERIC_KERNELS: Mapping[str, str] = {
     "debian": "linux-image-amd64",
     "ubuntu": "linux-image-generic",
 }
+KERNEL_SOURCES: Mapping[str, str] = {"debian": "linux-source", "ubuntu": "linux-source"}
+"""By distribution, the package that depends on the source of its newest kernel."""
 
 
 def release(file: Path = OS_RELEASE) -> Release:
@@ -132,6 +143,11 @@ def kernel(of: Release | None = None) -> str:
 def generic_kernel(of: Release | None = None) -> str:
     """The package of the kernel for physical machines, which the traditional VM boots."""
     return _of_family(GENERIC_KERNELS, of or release())
+
+
+def kernel_source(of: Release | None = None) -> str:
+    """The package of the kernel's source."""
+    return _of_family(KERNEL_SOURCES, of or release())
 
 
 def _of_family(names: Mapping[str, str], of: Release) -> str:

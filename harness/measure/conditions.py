@@ -23,6 +23,10 @@ SYSTEM = "system"
 """The dimension that names the system behind an endpoint, which a record knows only by its address
 and API: no other part of the record names it."""
 
+GUEST_KERNEL = "guest_kernel"
+"""The dimension of a series whose guests had another kernel than the distribution's: `slim`, or the
+name of a file. Without it the kernel was the distribution's."""
+
 _OWN_KERNEL = ("qemu", "bhyve", "vm")
 _SHARED_KERNEL = ("noop", "process", "bwrap", "docker", "gvisor", "oci", "jail")
 """Substrates by the first part of their names; those of other packages are in neither list."""

@@ -34,7 +34,7 @@ from harness.measure.record import (
     write,
 )
 from harness.measure.storage import keep_elsewhere
-from harness.rig import discovery, kvm_facts, tasks
+from harness.rig import discovery, guest_kernel, kvm_facts, tasks
 from harness.rig import origin as origins
 from harness.rig.info import RigInfo
 from harness.rig.stages import BEGUN, ENDED, WRITTEN
@@ -194,7 +194,7 @@ class RigRun:
             images=used_images.and_used(self._images),
             machine=host,
             clock=clock,
-            series=[self._with_conditions(one, host) for one in series],
+            series=[self._with_conditions(one, host) for one in self._with_kernel(series)],
             validity=judged,
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
@@ -203,6 +203,10 @@ class RigRun:
         self.record, self.status = self._store(record), judged.status
         self.announce(WRITTEN)
         return self.record
+
+    def _with_kernel(self, series: Sequence[Series]) -> Sequence[Series]:
+        choice = guest_kernel.named(self._images)
+        return [guest_kernel.marked(one, choice) for one in series]
 
     def _with_conditions(self, series: Series, host: Machine) -> Series:
         substrate = str(series.dimensions.get("substrate"))

@@ -27,6 +27,8 @@ class SubstrateBase:
 
     name: str
     own_kernel: bool = False
+    kernel_by_choice: bool = False
+    """Whether its guests start with the kernel of `coppice run --kernel`."""
     tiers: Sequence[Tier] = (Tier.FULL,)
     sharings: Sequence[Sharing] = ()
     network: bool = False

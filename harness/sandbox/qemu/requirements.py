@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from harness.errors import CoppiceError, DiskFull, LimitReached
 from harness.failures import typed
+from harness.guest import kernel_choice
 from harness.host import runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
+from harness.paths import cache_directory
 from harness.sandbox.qemu.accelerator import KVM
 from harness.sandbox.qemu.confinement import VARIABLE
 from harness.sandbox.qemu.jail import examine
@@ -30,15 +32,7 @@ def requirements() -> Sequence[Requirement]:
                 program, path is not None, path or "not installed", install_command(program)
             )
         )
-    kernel = os.environ.get("COPPICE_KERNEL") or shutil.which("apt-get")
-    lines.append(
-        Requirement(
-            "guest kernel",
-            kernel is not None,
-            os.environ.get("COPPICE_KERNEL") or "from the distribution's cloud kernel package",
-            "set COPPICE_KERNEL to a vmlinux or bzImage",
-        )
-    )
+    lines.append(_kernel())
     lines.append(runtime_place.requirement())
     opens = os.access(KVM, os.R_OK | os.W_OK)
     detail = "opens; used once a guest has answered under it" if opens else "does not open"
@@ -46,6 +40,20 @@ def requirements() -> Sequence[Requirement]:
     if all(line.satisfied for line in lines):
         lines.append(_confinement())
     return lines
+
+
+def _kernel() -> Requirement:
+    """Whether the kernel of choice is there; the distribution's is downloaded when it is needed."""
+    choice = kernel_choice.named()
+    if choice == kernel_choice.DISTRIBUTION:
+        found = shutil.which("apt-get") is not None
+        detail = "from the distribution's cloud kernel package" if found else "apt-get is missing"
+        return Requirement("guest kernel", found, detail, "set COPPICE_KERNEL to a kernel's file")
+    try:
+        kernel_choice.check(cache_directory())
+    except CoppiceError as error:
+        return Requirement("guest kernel", False, str(error.args[0]), error.hint)
+    return Requirement("guest kernel", True, choice)
 
 
 def _confinement() -> Requirement:

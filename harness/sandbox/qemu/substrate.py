@@ -72,6 +72,7 @@ class QemuSubstrate(SubstrateBase):
 
     name = "qemu"
     own_kernel = True
+    kernel_by_choice = True
     tiers = tuple(Tier)
     sharings = tuple(Sharing)
     network = True

@@ -1,0 +1,1 @@
+"""Builds a slim guest kernel from the distribution's source package (`coppice kernel build`)."""
