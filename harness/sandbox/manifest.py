@@ -21,20 +21,32 @@ HINT = "remove it and run again: the checkpoint is then built anew"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A parsed manifest. `files` maps each file's name to its length in bytes and its SHA-256."""
+    """A parsed manifest. `files` maps each file's name to its length in bytes and its SHA-256;
+    `observed` is what the saved guest said of itself."""
 
     sha256: str
     built_from: Mapping[str, Scalar]
     files: Mapping[str, tuple[int, str]]
+    observed: Mapping[str, Scalar]
 
 
 def name_of(built_from: Mapping[str, Scalar]) -> str:
     return hashlib.sha256(json.dumps(dict(built_from), sort_keys=True).encode()).hexdigest()
 
 
-def render(schema: str, built_from: Mapping[str, Scalar], files: Mapping[str, Any]) -> str:
+def render(
+    schema: str,
+    built_from: Mapping[str, Scalar],
+    files: Mapping[str, Any],
+    observed: Mapping[str, Scalar] | None = None,
+) -> str:
     """A manifest as JSON; `files` maps each name to an object with `bytes` and `sha256`."""
-    manifest = {"schema": schema, "built_from": dict(built_from), "files": files}
+    manifest = {
+        "schema": schema,
+        "built_from": dict(built_from),
+        "files": files,
+        "observed": dict(observed or {}),
+    }
     return json.dumps(manifest, indent=1, sort_keys=True)
 
 
@@ -56,6 +68,7 @@ def parse(
     try:
         data = strict_json.loads(text)
         found, built_from = data["schema"], dict(data["built_from"].items())
+        observed = dict(data.get("observed", {}).items())
         entries = {name: data["files"][name] for name in names}
         files = {
             name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()
@@ -71,7 +84,7 @@ def parse(
                 f"this host has {expected.get(key)!r}",
                 hint=HINT,
             )
-    return Manifest(hashlib.sha256(text).hexdigest(), built_from, files)
+    return Manifest(hashlib.sha256(text).hexdigest(), built_from, files, observed)
 
 
 def check_length(path: object, length: int, expected: int) -> None:

@@ -24,6 +24,7 @@ from harness.host.identity import allocate
 from harness.host.locks import HALF_BUILT
 from harness.host.run import Run
 from harness.host.session import open_run
+from harness.measure.record import Scalar
 from harness.paths import cache_directory
 from harness.sandbox.base import SEAL
 from harness.sandbox.manifest import NAME as MANIFEST
@@ -62,7 +63,7 @@ def test_truncated(small: Path) -> None:
         load(small, {"qemu": "7"})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "coppice.checkpoint/1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "coppice.checkpoint/2"}'])
 def test_an_invalid_manifest(small: Path, text: str) -> None:
     (small / MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointCorrupt, match="no readable manifest"):
@@ -79,14 +80,16 @@ def test_a_damaged_checkpoint_is_built_again(
     built: list[Path] = []
 
     class Counted(QemuSubstrate):
-        def _seal(self, *arguments: Any) -> None:
+        def _seal(self, *arguments: Any) -> dict[str, Scalar]:
             built.append(arguments[-1])
             (arguments[-1] / MEMORY).write_bytes(b"memory" * 1000)
             (arguments[-1] / DEVICES).write_bytes(b"devices")
+            return {"clock_source": "tsc"}
 
     own = Counted()
     first = own.prepare(run, tmp_path, Tier.DURABLE_POOL).checkpoint
-    assert first and own.prepare(run, tmp_path, Tier.DURABLE_POOL).checkpoint == first
+    assert first and first.as_record().built_from["clock_source"] == "tsc"
+    assert own.prepare(run, tmp_path, Tier.DURABLE_POOL).checkpoint == first
     assert len(built) == 1
     path = first.directory / name
     data = bytearray(path.read_bytes())
@@ -104,7 +107,7 @@ def test_foreign(small: Path) -> None:
         load(small, {"qemu": "7", "machine": "q35"})
     manifest = json.loads((small / MANIFEST).read_text(encoding="utf-8"))
     (small / MANIFEST).write_text(
-        json.dumps(manifest | {"schema": "coppice.checkpoint/2"}), encoding="utf-8"
+        json.dumps(manifest | {"schema": "coppice.checkpoint/3"}), encoding="utf-8"
     )
     with pytest.raises(CheckpointForeign, match="schema"):
         load(small, {"qemu": "7"})

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.measure.record import Image, Scalar, digest
 from harness.sandbox import manifest
 
-SCHEMA = "coppice.checkpoint/1"
+SCHEMA = "coppice.checkpoint/2"
 MEMORY = "memory"
 DEVICES = "devices"
 COPY = "coppice-guest"
@@ -25,11 +25,12 @@ COPY = "coppice-guest"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that `load` has opened."""
+    """A checkpoint that `load` has opened; `observed` is what the saved guest said of itself."""
 
     directory: Path
     id: str
     built_from: Mapping[str, Scalar]
+    observed: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def memory(self) -> Path:
@@ -53,21 +54,24 @@ class Checkpoint:
             os.close(copy)
 
     def as_record(self) -> Image:
-        return Image("checkpoint", self.id, self.built_from)
+        return Image("checkpoint", self.id, {**self.built_from, **self.observed})
 
 
 def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
-    return cache / "checkpoints" / manifest.name_of(built_from)
+    # With the schema: a manifest of a former one lies elsewhere, and is not asked.
+    return cache / "checkpoints" / manifest.name_of({**built_from, "schema": SCHEMA})
 
 
-def complete(directory: Path, built_from: Mapping[str, Scalar]) -> None:
+def complete(
+    directory: Path, built_from: Mapping[str, Scalar], observed: Mapping[str, Scalar] | None = None
+) -> None:
     """Add the manifest to a directory that has memory and device state."""
     files = {
         name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
         for name in (MEMORY, DEVICES)
     }
     (directory / manifest.NAME).write_text(
-        manifest.render(SCHEMA, built_from, files), encoding="utf-8"
+        manifest.render(SCHEMA, built_from, files, observed), encoding="utf-8"
     )
 
 
@@ -84,4 +88,4 @@ def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
     for name, (length, _) in found.files.items():
         path = directory / name
         manifest.check_length(path, path.stat().st_size if path.exists() else 0, length)
-    return Checkpoint(directory, found.sha256, found.built_from)
+    return Checkpoint(directory, found.sha256, found.built_from, found.observed)

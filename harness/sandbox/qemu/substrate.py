@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from harness.sandbox.base import MIB, SEAL, SubstrateBase
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
+from harness.sandbox.qemu import guest_facts
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.boot_slots import BootSlots
@@ -55,6 +56,8 @@ class QemuTemplate:
     cache: Path
     confinement: Image
     """How its VMMs are confined."""
+    booted: Image | None = None
+    """What a guest that boots says of itself."""
     zygote: Zygote | None = None
 
     @property
@@ -64,7 +67,8 @@ class QemuTemplate:
     @property
     def images(self) -> Sequence[Image]:
         sealed = [self.checkpoint.as_record()] if self.checkpoint else []
-        return [self.image.as_record(), *sealed, self.confinement]
+        booted = [self.booted] if self.booted else []
+        return [self.image.as_record(), *sealed, *booted, self.confinement]
 
 
 class QemuSubstrate(SubstrateBase):
@@ -100,9 +104,10 @@ class QemuSubstrate(SubstrateBase):
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
+        facts = None if tier.restores else self._facts(run, cache, image, shape)
         confined = confinement_image(run, chosen.name)
         return QemuTemplate(
-            shape, image, sealed, chosen.reason, ksm.program(cache), cache, confined
+            shape, image, sealed, chosen.reason, ksm.program(cache), cache, confined, facts
         )
 
     def launch(
@@ -248,28 +253,21 @@ class QemuSubstrate(SubstrateBase):
         }
 
         def fill(directory: Path) -> None:
-            self._seal(run, image, shape, directory)
-            checkpoints.complete(directory, built_from)
+            observed = self._seal(run, image, shape, directory)
+            checkpoints.complete(directory, built_from, observed)
 
         directory = entry(checkpoints.path_for(cache, built_from), fill)
         return checkpoints.load(directory, built_from)
 
-    def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
-        """Boot a guest whose memory is a file, warm it up, stop it, save its device state."""
+    def _seal(
+        self, run: Run, image: GuestImage, shape: Shape, directory: Path
+    ) -> Mapping[str, Scalar]:
+        """Boot a guest whose memory is a file, warm it up, stop it, save its device state; what it
+        says of itself."""
         memory = directory / checkpoints.MEMORY
-
-        def boot() -> QemuSandbox:
-            with memory.open("wb") as file:
-                # Reserve the space: a full disk fails here instead of as SIGBUS in the VMM.
-                os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
-            guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
-            with destroyed_on_failure(guest):
-                guest.vmm.greeting(30)
-                await_boot(guest, BOOT_LIMIT_S)
-            return guest
-
-        guest = retry_stalled_boot(boot)
+        guest = retry_stalled_boot(lambda: self._booted(run, image, shape, memory))
         try:
+            observed = guest_facts.observed(guest)
             PREPARATIONS[shape.accelerator].warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             arm_and_stop(guest)
@@ -280,8 +278,32 @@ class QemuSubstrate(SubstrateBase):
                     raise SandboxError(
                         f"{guest.vmm.name} could not be checkpointed: {guest.vmm.stderr_tail()}"
                     )
+            return {**observed, **guest_facts.at_the_doorbell(guest)}
         finally:
             guest.destroy()
+
+    def _booted(
+        self, run: Run, image: GuestImage, shape: Shape, memory: Path | None = None
+    ) -> QemuSandbox:
+        """A guest that has booted, perhaps with its memory in a file."""
+        if memory:
+            with memory.open("wb") as file:
+                # Reserve the space: a full disk fails here instead of as SIGBUS in the VMM.
+                os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
+        guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
+        with destroyed_on_failure(guest):
+            guest.vmm.greeting(30)
+            await_boot(guest, BOOT_LIMIT_S)
+        return guest
+
+    def _facts(self, run: Run, cache: Path, image: GuestImage, shape: Shape) -> Image:
+        """What a guest that boots says of itself: it has no checkpoint with that."""
+        return guest_facts.of_booted(
+            cache,
+            {"image": image.sha256, **shape.facts()},
+            lambda: retry_stalled_boot(lambda: self._booted(run, image, shape)),
+            has_doorbell=shape.line == "virtio",
+        )
 
 
 def _save_devices(guest: QemuSandbox, target: Path) -> None:
