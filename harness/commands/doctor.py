@@ -1,16 +1,20 @@
 """Show which substrates and rigs run on this host, and what the others lack.
 
-Substrates that lack the same are shown together; `--all` also shows what is there.
+Substrates that lack the same are shown together; `--all` also shows what is there. It also shows
+whether guests of QEMU run under KVM, why, and when that was tried; nothing is booted for it. With
+`--again` KVM is tried anew now, which boots a guest.
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
-[NAME], "missing_tools": [PROGRAM], "requirements": [as above], "endpoint": bool}}}`; a remedy may
-be null, and TIER in a remedy stands for a tier. On FreeBSD `host.requirements.all` lists the
-kernel's features. A rig runs if its tools are installed, its own requirements are met, and one of
-its substrates runs that creates sandboxes, which noop does not; a rig that creates them itself has
-no substrates. One with `endpoint` also measures a service by its address (`--endpoint URL`), for
-which it needs nothing of all this.
-Exit codes: 0 every rig runs here; 69 a rig does not.
+[NAME], "missing_tools": [PROGRAM], "requirements": [as above], "endpoint": bool}}, "accelerator":
+{"name", "reason", "tried", "remedy"}}`; a remedy may be null, and TIER in a remedy stands for a
+tier. The accelerator, on Linux, is kvm, tcg or null (not known), and `tried` when KVM was, or null.
+On FreeBSD `host.requirements.all` lists the kernel's features. A rig runs if its tools are
+installed, its own requirements are met, and one of its substrates runs that creates sandboxes,
+which noop does not; a rig that creates them itself has no substrates. One with `endpoint` also
+measures a service by its address (`--endpoint URL`), for which it needs nothing of all this.
+Exit codes: 0 every rig runs here; 64 COPPICE_ACCELERATOR or COPPICE_CPU says what cannot be; 69 a
+rig does not.
 """
 
 from __future__ import annotations
@@ -21,16 +25,18 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from harness import strict_json
-from harness.errors import PluginError
-from harness.host import freebsd
+from harness import paths, strict_json
+from harness.errors import PluginError, UsageError
+from harness.host import freebsd, kvm_device
 from harness.host.local import LocalHost
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
 from harness.sandbox.protocol import load, refused, registered
+from harness.sandbox.qemu.accelerator_state import state
 
 CONTROL = "noop"
 """Measures the overhead of the harness; runs everywhere, but makes no sandboxes."""
@@ -46,6 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--all", action="store_true", help="also show the requirements that are met"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="try anew whether a guest answers under KVM"
     )
 
 
@@ -64,7 +73,7 @@ def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
 
 def report(
     substrates: Mapping[str, Sequence[Requirement]], rigs: Mapping[str, RigInfo]
-) -> dict[str, dict[str, dict[str, object]]]:
+) -> dict[str, dict[str, Any]]:
     """The report that `--json` prints."""
     runs = {name: all(need.satisfied for need in needs) for name, needs in substrates.items()}
     return {
@@ -127,7 +136,29 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
         return 69
 
 
+def _try_again() -> None:
+    """Try KVM anew, with the image of the qemu substrate; other images are tried when used."""
+    from harness.guest.image import build
+    from harness.host.session import trial_run
+    from harness.sandbox.qemu import accelerator, decisions
+
+    if accelerator.named():
+        raise UsageError(
+            f"{accelerator.VARIABLE} is set: nothing is tried",
+            hint=f"unset {accelerator.VARIABLE}",
+        )
+    if refused := kvm_device.refusal(kvm_device.KVM):
+        raise refused
+    cache = paths.cache_directory()
+    print("coppice: trying KVM, for at most two minutes", file=sys.stderr)
+    decisions.forget(cache)
+    with trial_run() as run:
+        accelerator.choose(run, cache, build(cache), again=True)
+
+
 def main(options: argparse.Namespace) -> int:
+    if options.again:
+        _try_again()
     discovered = discover()
     rigs = {id: rig.info for id, rig in discovered.found.items()}
     found = report(examine(sorted(registered())), rigs)
@@ -137,6 +168,8 @@ def main(options: argparse.Namespace) -> int:
     if sys.platform.startswith("freebsd"):
         needs = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(need) for need in needs]}}
+    else:
+        found["accelerator"] = dict(state(paths.cache_directory()).facts())
     if options.json:
         print(strict_json.dumps(found, ascii=True, indent=1))
     else:
@@ -145,7 +178,7 @@ def main(options: argparse.Namespace) -> int:
     return 0 if everything and not broken else 69
 
 
-def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: bool) -> None:
+def _print(found: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
     """What runs here first; then what does not, together where the same is missing."""
     if "host" in found:
         print("This FreeBSD")
@@ -168,6 +201,8 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: 
         # What is there differs between those shown together.
         alone = len(names) == 1
         _print_needs(found["substrates"][names[0]]["requirements"], everything or alone)
+    if "accelerator" in found:
+        _print_accelerator(found["accelerator"])
     print("Rigs")
     for where, broken in found.get("broken", {}).items():
         print(f"  {where}: {broken['why']}")
@@ -182,6 +217,15 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: 
         _print_needs(rig["requirements"], everything or not rig["runs"])
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")
+
+
+def _print_accelerator(known: Mapping[str, Any]) -> None:
+    """Emulation is said even where all is well: its times are not those of hardware."""
+    names = {"kvm": "KVM", "tcg": "TCG: emulated"}
+    print("Guests of QEMU")
+    print(f"  {names.get(known['name'], 'not known')}: {known['reason']}")
+    if known["remedy"]:
+        print(f"    {known['remedy']}")
 
 
 def _print_needs(needs: object, everything: bool) -> None:

@@ -137,6 +137,8 @@ def _once(files: list[Path], options: argparse.Namespace, given: Mapping[str, st
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
         print(line)
+    for line in summary.emulated_beside_kvm([load(path) for path in made]):
+        print(line)
     _tell_claims(made)
     if made:
         print(f"\nrecords: {made[0].parent}", flush=True)

@@ -98,8 +98,12 @@ def _flags() -> set[str] | None:
     return set(found[1].split()) if found else None
 
 
-def _module(flags: set[str] | None) -> str | None:
+def module() -> str | None:
     """The module of KVM for this processor: kvm_intel, kvm_amd, or another."""
+    return _module(_flags())
+
+
+def _module(flags: set[str] | None) -> str | None:
     found = [path.name for path in sorted(_MODULES.glob("kvm_*"))]
     if len(found) > 1:  # built into the kernel, some are there for other processors
         found = [name for name in found if _NEEDS.get(name, "") in ("", *(flags or ()))]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.measure.record import load
 from harness.rig import progress
 from harness.rig.recorder import RigRun
+from harness.rig.summary import emulated_beside_kvm
 
 NAME = "coppice-recorded"
 """The plugin's name in pytest."""
@@ -44,6 +46,9 @@ class Recorded:
             terminalreporter.write_line(f"{_shown(one.record)}  {one.status}")
             for doubt in one.doubts:
                 terminalreporter.write_line(f"  {one.status}: {doubt}")
+        made = [load(one.record) for one in self._runs.values() if one.record]
+        for line in emulated_beside_kvm(made):
+            terminalreporter.write_line(line)
 
 
 def _shown(path: Path | None) -> str:

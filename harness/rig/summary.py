@@ -13,6 +13,8 @@ from harness.measure.quantity import scale, show, show_interval
 from harness.measure.record import NOT_OFFERED, RunRecord, Series, conditions_of, load
 from harness.measure.statistics import summarise
 
+ACCELERATOR = "accelerator"
+"""The image of a record that says why its accelerator was chosen."""
 FOLDED = 24
 """The number of series shown of a record."""
 
@@ -69,3 +71,18 @@ def _numbers(series: Series, record: RunRecord) -> str:
     read_with = f"  {', '.join(notes)}" if notes and series.unit != "1" else ""
     n = f"n={len(series.samples)}"
     return f"{show(median, series.unit):>12}  {bounds:22} {n}{failed}{read_with}"
+
+
+def emulated_beside_kvm(records: Sequence[RunRecord]) -> Iterator[str]:
+    """Why guests were emulated although /dev/kvm opens; each reason once."""
+    reasons = {
+        str(image.built_from["reason"]): None
+        for record in records
+        for image in record.images
+        if image.name == ACCELERATOR
+        and image.built_from.get("name") == "tcg"
+        and image.built_from.get("tried")
+    }
+    for reason in reasons:
+        yield f"guests were emulated (TCG) although /dev/kvm opens: {reason}"
+        yield "  coppice doctor --again tries it anew"

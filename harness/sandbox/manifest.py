@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class Manifest:
     built_from: Mapping[str, Scalar]
     files: Mapping[str, tuple[int, str]]
     observed: Mapping[str, Scalar]
+    processor: Mapping[str, Scalar]
+    """What the guest saw of its processor, and who showed it; empty where it was not recorded."""
 
 
 def name_of(built_from: Mapping[str, Scalar]) -> str:
@@ -39,14 +41,17 @@ def render(
     built_from: Mapping[str, Scalar],
     files: Mapping[str, Any],
     observed: Mapping[str, Scalar] | None = None,
+    processor: Mapping[str, Scalar] | None = None,
 ) -> str:
     """A manifest as JSON; `files` maps each name to an object with `bytes` and `sha256`."""
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": schema,
         "built_from": dict(built_from),
         "files": files,
         "observed": dict(observed or {}),
     }
+    if processor:
+        manifest["processor"] = dict(processor)
     return json.dumps(manifest, indent=1, sort_keys=True)
 
 
@@ -60,10 +65,12 @@ def parse(
     schema: str,
     names: Iterable[str],
     expected: Mapping[str, Scalar],
+    check_processor: Callable[[Mapping[str, Scalar]], None] = lambda seen: None,
 ) -> Manifest:
     """Parse a manifest that must list the files `names` and have been built from `expected`.
 
-    `directory` is named in errors. Raises CheckpointCorrupt, CheckpointForeign.
+    `check_processor` raises CheckpointForeign for a processor that is not this one. `directory` is
+    named in errors. Raises CheckpointCorrupt, CheckpointForeign.
     """
     try:
         data = strict_json.loads(text)
@@ -73,10 +80,12 @@ def parse(
         files = {
             name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()
         }
+        processor = dict(data.get("processor", {}).items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(directory, error) from error
     if found != schema:
         raise CheckpointForeign(f"{directory} has schema {found!r}, not {schema!r}", hint=HINT)
+    check_processor(processor)
     for key in sorted({*built_from, *expected}):
         if built_from.get(key) != expected.get(key):
             raise CheckpointForeign(
@@ -84,7 +93,7 @@ def parse(
                 f"this host has {expected.get(key)!r}",
                 hint=HINT,
             )
-    return Manifest(hashlib.sha256(text).hexdigest(), built_from, files, observed)
+    return Manifest(hashlib.sha256(text).hexdigest(), built_from, files, observed, processor)
 
 
 def check_length(path: object, length: int, expected: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import GuestDied, GuestStalled, GuestTimeout, UsageError, WrongAnswer
+from harness.errors import GuestDied, GuestStalled, GuestTimeout, WrongAnswer
 from harness.guest.agent_client import Agent
 from harness.guest.protocol import FrameKind, encode
 from harness.host.identity import allocate
@@ -20,7 +20,7 @@ from harness.procedures.ladder import Climb, climb, climb_together, conclude
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
 from harness.sandbox.protocol import Tier
-from harness.sandbox.qemu import QemuSubstrate, accelerator, boot_retry
+from harness.sandbox.qemu import QemuSubstrate, boot_retry
 from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
 from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
@@ -155,38 +155,6 @@ def test_the_hosts_kernel_is_detected(launch: Launch, monkeypatch: pytest.Monkey
     one = Climb({"object": 1.0, "first-reply": 2.0}, None, sandbox, 0.0)
     conclude([one], QemuSandbox.destroy, own_kernel=True)  # type: ignore[arg-type]
     assert one.failure and "this host's kernel" in one.failure
-
-
-def test_an_existing_kvm_device_is_not_sufficient(
-    run: Run, template: QemuTemplate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COPPICE_ACCELERATOR", raising=False)
-    monkeypatch.setattr(accelerator, "KVM", tmp_path / "kvm")
-    absent = accelerator.choose(run, tmp_path, template.image)
-    assert absent.name == "tcg" and "cannot be opened" in absent.reason
-    # A file that opens but is not KVM: the trial must fail, and its result is cached.
-    (tmp_path / "kvm").write_text("", encoding="utf-8")
-    tried: list[int] = []
-
-    def fail(*_: object) -> accelerator.Accelerator:
-        tried.append(1)
-        return accelerator.Accelerator("tcg", "no guest answered")
-
-    monkeypatch.setattr(accelerator, "_try_kvm", fail)
-    assert [accelerator.choose(run, tmp_path, template.image).name for _ in range(2)] == ["tcg"] * 2
-    assert tried == [1]
-    monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
-    assert accelerator.choose(run, tmp_path, template.image).name == "kvm"
-    monkeypatch.setenv("COPPICE_ACCELERATOR", "magic")
-    with pytest.raises(UsageError, match="must be kvm or tcg"):
-        accelerator.choose(run, tmp_path, template.image)
-
-
-def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> None:
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm cannot be opened here")
-    found = accelerator._try_kvm(run, template.image)
-    assert found.name in ("kvm", "tcg") and "guest answered" in found.reason
 
 
 def test_a_vmm_that_cannot_start_is_explained(run: Run, template: QemuTemplate) -> None:

@@ -168,7 +168,8 @@ class MicroVm:
 
     @contextlib.contextmanager
     def _saving(self, target: Path) -> Iterator[Path]:
-        with saved_vm.writing(target, self._spec.facts, self.guest.agent.key) as directory:
+        spec, key = self._spec, self.guest.agent.key
+        with saved_vm.writing(target, spec.facts, key, spec.shape.processor) as directory:
             # Stopping it made the VMM finish its disk requests, so the overlay is complete.
             target_file = directory / saved_vm.DEVICES
             with saved_vm.disk_full_named(target_file), target_file.open("wb") as devices:

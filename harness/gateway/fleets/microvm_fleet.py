@@ -238,7 +238,10 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         return RunningMicroVm(
-            self, self._restored(saved_vm.load(directory, self.spec.facts), names)
+            self,
+            self._restored(
+                saved_vm.load(directory, self.spec.facts, self.spec.shape.processor), names
+            ),
         )
 
     def adopt(self, location: Mapping[str, Any]) -> RunningSandbox:

@@ -31,6 +31,8 @@ from harness.host import file_system
 from harness.host.locks import half_built, half_built_hint
 from harness.host.process import run
 from harness.measure.record import Scalar, digest
+from harness.sandbox.qemu import processor
+from harness.sandbox.qemu.processor import Processor
 
 SCHEMA = "coppice.gateway-state/1"
 MEMORY, DEVICES, DISK, MANIFEST = "memory", "devices", "disk.qcow2", "manifest.json"
@@ -63,8 +65,11 @@ class SavedVm:
 
 
 @contextlib.contextmanager
-def writing(target: Path, facts: Mapping[str, Scalar], key: bytes) -> Iterator[Path]:
-    """A directory for memory, devices and disk, which becomes `target` if the block succeeds."""
+def writing(
+    target: Path, facts: Mapping[str, Scalar], key: bytes, seen: Processor | None = None
+) -> Iterator[Path]:
+    """A directory for memory, devices and disk, which becomes `target` if the block succeeds.
+    `seen` is the processor that its guest saw, where that is the host's."""
     with half_built(target) as directory:
         yield directory
         _punch_holes(directory / MEMORY)
@@ -76,7 +81,11 @@ def writing(target: Path, facts: Mapping[str, Scalar], key: bytes) -> Iterator[P
             DEVICES: _file_facts(directory / DEVICES),
             DISK: _file_facts(directory / DISK),
         }
-        manifest = {"schema": SCHEMA, "facts": dict(facts), "files": files, "key": key.hex()}
+        manifest: dict[str, object] = {
+            "schema": SCHEMA, "facts": dict(facts), "files": files, "key": key.hex()
+        }  # fmt: skip
+        if seen:
+            manifest["processor"] = dict(seen.facts())
         (directory / MANIFEST).touch(0o600)
         (directory / MANIFEST).write_text(
             json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8"
@@ -93,8 +102,9 @@ def _file_facts(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def load(directory: Path, facts: Mapping[str, Scalar]) -> SavedVm:
-    """Open and check a saved VM, which must have been saved with the same `facts`.
+def load(directory: Path, facts: Mapping[str, Scalar], here: Processor | None = None) -> SavedVm:
+    """Open and check a saved VM, which must have been saved with the same `facts`, and whose guest
+    must have seen the processor that is shown `here`.
 
     Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of its files.
     """
@@ -103,12 +113,14 @@ def load(directory: Path, facts: Mapping[str, Scalar]) -> SavedVm:
         manifest = strict_json.loads(text)
         schema, saved, files = manifest["schema"], manifest["facts"], manifest["files"]
         key = bytes.fromhex(manifest["key"])
+        seen = dict(manifest.get("processor", {}).items())
         expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in files}
         sizes = {name: (directory / name).stat().st_size for name in (MEMORY, DEVICES, DISK)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{directory} does not hold a saved sandbox: {error}") from error
     if schema != SCHEMA:
         raise CheckpointForeign(f"{directory} has the schema {schema!r}, not {SCHEMA!r}")
+    processor.check(directory, seen, here)
     for fact in sorted({*saved, *facts}):
         if saved.get(fact) != facts.get(fact):
             raise CheckpointForeign(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from harness.network.resolver import reachable, resolver_of
 from harness.network.uplink import open_outside
 from harness.paths import cache_directory
 from harness.sandbox.qemu.accelerator import choose
-from harness.sandbox.qemu.machine import Shape
 
 log = logging.getLogger("coppice.gateway")
 PoolSize = Callable[[str], int]
@@ -93,13 +92,13 @@ def microvm_fleet(
 
 def _spec(run: Run, cache: Path, disks: Disks) -> MicroVmSpec:
     image = build(cache, microvm.ENVD)
-    accelerator = choose(run, cache, image).name
-    if accelerator == "tcg":
+    chosen = choose(run, cache, image)
+    if chosen.name == "tcg":
         refuse_huge_pages()
     return MicroVmSpec(
         run,
         image,
-        Shape(accelerator, memory_mib=microvm.MEMORY_MIB),
+        replace(chosen.shape, memory_mib=microvm.MEMORY_MIB),
         Overlays(disks.place(run), disk.base(cache, disks.size_mib)),
     )
 

@@ -53,7 +53,7 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "saved-templates" / digest
     made = entry(target, lambda directory: _make(spec, name, directory / SAVED))
-    return saved_vm.load(made / SAVED, spec.facts)
+    return saved_vm.load(made / SAVED, spec.facts, spec.shape.processor)
 
 
 def _make(spec: MicroVmSpec, name: str, directory: Path) -> None:

@@ -1,61 +1,83 @@
-"""The choice of accelerator: KVM if a guest has answered under it, else TCG.
+"""The choice of accelerator and processor model for guests of QEMU: one for all of this host.
 
-`/dev/kvm` may open and still be unable to run an unmodified Linux guest (a paravirtual KVM inside
-a VM, for example). So a guest is booted once; the result is cached by kernel, VMM and image.
+KVM if a guest has answered under it, else TCG. Everything that starts QEMU asks here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import platform
-from dataclasses import dataclass
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import CoppiceError, UsageError
+from harness.errors import SandboxError, Unsupported, UsageError
 from harness.guest.image import Addition, GuestImage, build
-from harness.host.cache import entry
-from harness.host.identity import allocate
+from harness.host import exit_cost, kvm_device
 from harness.host.run import Run
-from harness.sandbox.qemu.jail import jail_for
-from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
-from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import inherited, opened, spawn
-from harness.sandbox.vm_state import VmState
+from harness.measure.record import Image, Scalar
+from harness.measure.used_images import use
+from harness.sandbox.qemu import decisions, processor
+from harness.sandbox.qemu.decisions import Decision, Outcome
+from harness.sandbox.qemu.kvm_trial import try_kvm, usable_model
+from harness.sandbox.qemu.machine import PROGRAM, Shape, kernel_arguments, qemu_version
 
-KVM = Path("/dev/kvm")
-LIMIT_S = 10.0
-CHOICE = "choice.json"
+VARIABLE, MACHINE = "COPPICE_ACCELERATOR", "COPPICE_MACHINE"
+_MACHINE = re.compile(r"[A-Za-z0-9][\w.-]*(,[\w.-]+=[\w.-]+)*")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """`name` is kvm or tcg, `reason` why it was chosen."""
+    """`reason` says why it was chosen. `shape` is what guests get that name nothing else; `usable`:
+    /dev/kvm opens. `tried` is when KVM was tried, in Unix time; None: it was not."""
 
-    name: str
     reason: str
+    shape: Shape
+    usable: bool = False
+    tried: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.shape.accelerator
+
+    @property
+    def cpu(self) -> str:
+        """The model, as QEMU takes it."""
+        return self.shape.cpu_model
+
+    def as_record(self) -> Image:
+        """For the record: the digest is of what decides figures, so not of the reason."""
+        facts: dict[str, Scalar] = {
+            "name": self.name,
+            "cpu": self.cpu,
+            "reason": self.reason,
+            "kvm_opens": self.usable,
+        }
+        if self.tried is not None:
+            facts["tried"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.tried))
+        if self.shape.processor:
+            facts |= self.shape.processor.facts()
+        return Image("accelerator", _digest([self.name, self.cpu]), facts)
 
 
-def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
-    """KVM when a guest answers under it within the limit. COPPICE_ACCELERATOR overrides."""
-    named = os.environ.get("COPPICE_ACCELERATOR")
-    if named:
-        if named not in ("kvm", "tcg"):
-            raise UsageError(f"COPPICE_ACCELERATOR is {named!r}; it must be kvm or tcg")
-        return Accelerator(named, "set in COPPICE_ACCELERATOR")
-    if not os.access(KVM, os.R_OK | os.W_OK):
-        return Accelerator("tcg", f"{KVM} cannot be opened")
-    tried = json.dumps([platform.release(), qemu_version(), image.sha256])
-    target = cache / "accelerators" / hashlib.sha256(tried.encode()).hexdigest()
+def _digest(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def fill(directory: Path) -> None:
-        (directory / CHOICE).write_text(
-            json.dumps(dataclasses.asdict(_try_kvm(run, image))), encoding="utf-8"
-        )
 
-    return Accelerator(**json.loads((entry(target, fill) / CHOICE).read_text(encoding="utf-8")))
+def choose(run: Run, cache: Path, image: GuestImage, again: bool = False) -> Accelerator:
+    """KVM where a guest answers under it, else TCG; with the processor model of all guests.
+
+    COPPICE_ACCELERATOR overrides, COPPICE_CPU names the model. `again` tries KVM anew. The choice
+    goes on the record. Raises UsageError, MissingPrivilege or Unsupported where the user insists on
+    what this host cannot do.
+    """
+    found = _choose(run, cache, image, again)
+    use(found.as_record())
+    return found
 
 
 def of_microvms(run: Run, cache: Path, addition: Addition | None = None) -> str:
@@ -63,26 +85,92 @@ def of_microvms(run: Run, cache: Path, addition: Addition | None = None) -> str:
     return choose(run, cache, build(cache, addition)).name
 
 
-def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
-    shape = Shape("kvm")
-    identity = allocate(run.leases, run.id)
-    with opened(image.kernel, image.initramfs) as (kernel, initramfs):
-        vmm = spawn(
-            run,
-            f"kvm-trial-{identity.id}",
-            lambda ends: arguments(
-                shape, "kvm-trial", ends, kernel=inherited(kernel), initramfs=inherited(initramfs)
-            ),
-            incoming=False,
-            given=[kernel, initramfs],
-            jail=jail_for(run, identity, shape),
+def asked() -> Shape:
+    """What the environment asks for, under KVM. Raises UsageError."""
+    machine = os.environ.get(MACHINE)
+    if machine and not _MACHINE.fullmatch(machine):
+        raise UsageError(
+            f"{MACHINE} is {machine!r}; it must be TYPE[,NAME=VALUE]...", hint=f"{PROGRAM} -M help"
         )
-    guest = QemuSandbox(vmm, identity, VmState.BOOTING)
+    shape = Shape("kvm", cpu=processor.wanted())
+    return replace(shape, machine=machine) if machine else shape
+
+
+def named() -> str | None:
+    """What COPPICE_ACCELERATOR insists on: kvm or tcg. Raises UsageError."""
+    text = os.environ.get(VARIABLE) or None
+    if text not in (None, "kvm", "tcg"):
+        raise UsageError(f"{VARIABLE} is {text!r}; it must be kvm or tcg")
+    return text
+
+
+def of_host(shape: Shape) -> Mapping[str, str]:
+    """What a decision on KVM holds for, apart from the guest."""
+    return {
+        "kernel": platform.release(), "qemu": qemu_version(), "processor": decisions.host(),
+        "module": exit_cost.module() or "", "cpu": shape.cpu_model, "machine": shape.machine,
+    }  # fmt: skip
+
+
+def _choose(run: Run, cache: Path, image: GuestImage, again: bool) -> Accelerator:
+    insisted, shape, refused = named(), asked(), kvm_device.refusal(kvm_device.KVM)
+    if insisted == "kvm":
+        if refused:
+            raise refused
+        return _insisted(run, shape)
+    if insisted == "tcg":
+        return _emulated(run, shape, f"set in {VARIABLE}", usable=refused is None)
+    if refused:
+        return _emulated(run, shape, str(refused.args[0]), usable=False)
+    line = _digest(kernel_arguments(shape))
+    of = {**of_host(shape), "image": image.sha256, "kernel_arguments": line}
+
+    def trial() -> Decision:
+        found = try_kvm(run, image, shape)
+        return Decision(found.outcome, found.reason, found.cpu, time.time(), of)
+
+    decision = decisions.decide(cache, of, again, trial)
+    if decision.outcome is Outcome.ANSWERED:
+        try:
+            seen, _ = _usable(run, replace(shape, cpu=decision.cpu))
+            return Accelerator(decision.reason, seen, True, decision.tried)
+        except SandboxError:  # this KVM has changed since
+            decision = decisions.decide(cache, of, True, trial)
+    return _emulated(run, shape, decision.reason, usable=True, tried=decision.tried)
+
+
+def _insisted(run: Run, shape: Shape) -> Accelerator:
     try:
-        guest.vmm.greeting(LIMIT_S)
-        guest.awaken(LIMIT_S)
-        return Accelerator("kvm", f"a guest answered under {KVM}")
-    except CoppiceError as error:
-        return Accelerator("tcg", f"no guest answered under {KVM}: {error.args[0]}")
-    finally:
-        guest.destroy()
+        seen, less = _usable(run, shape)
+    except SandboxError as error:
+        raise Unsupported(
+            f"{VARIABLE}=kvm, but no VMM starts under {kvm_device.KVM}: {error.args[0]}",
+            hint=f"{VARIABLE}=tcg emulates",
+        ) from error
+    return Accelerator(f"set in {VARIABLE}" + (f"; {less}" if less else ""), seen, True)
+
+
+def _emulated(
+    run: Run, shape: Shape, reason: str, usable: bool, tried: float | None = None
+) -> Accelerator:
+    if shape.cpu and processor.of_host(shape.cpu):
+        raise UsageError(
+            f"{processor.VARIABLE}={shape.cpu} needs KVM, and guests are emulated here: {reason}",
+            hint=f"name another model ({processor.LIST}), or none",
+        )
+    emulated = replace(shape, accelerator="tcg")
+    if shape.cpu:
+        _usable(run, emulated)  # that there is such a model
+    return Accelerator(reason, emulated, usable, tried)
+
+
+_seen: dict[tuple[str, Shape], tuple[Shape, str]] = {}
+_lock = threading.Lock()
+
+
+def _usable(run: Run, shape: Shape) -> tuple[Shape, str]:
+    """`usable_model`, asked once for each run of this process."""
+    with _lock:
+        if (run.id, shape) not in _seen:
+            _seen[run.id, shape] = usable_model(run, shape)
+        return _seen[run.id, shape]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import GuestStalled, GuestTimeout
+from harness.sandbox.qemu import processor_time
 from harness.sandbox.qemu.sandbox import QemuSandbox
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def await_boot(guest: QemuSandbox, limit_s: float) -> None:
     Raises GuestStalled when it makes no progress, and whatever `awaken` raises.
     """
     deadline = time.monotonic() + limit_s
-    had = _processor_s(guest.vmm.process.pid)
+    had = processor_time.of(guest.vmm.process.pid)
     while True:
         try:
             guest.awaken(LOOK_S)
@@ -44,20 +44,9 @@ def await_boot(guest: QemuSandbox, limit_s: float) -> None:
         except GuestTimeout:
             if time.monotonic() > deadline:
                 raise
-        before, had = had, _processor_s(guest.vmm.process.pid)
-        if had is not None and before is not None and had - before < LEAST_S:
+        before, had = had, processor_time.of(guest.vmm.process.pid)
+        if had is not None and before is not None and had.wanted - before.wanted < LEAST_S:
             raise GuestStalled(
                 f"{guest.vmm.name} stands still: its VMM asked for no CPU in {LOOK_S:g} s",
                 hint="its kernel found no timer; boot it again when the host is less busy",
             )
-
-
-def _processor_s(pid: int) -> float | None:
-    """Seconds that a process's threads ran or waited for a CPU; None where the kernel does not
-    report it."""
-    total = 0.0
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):
-            had, waited, _ = task.read_text(encoding="utf-8").split()
-            total += (int(had) + int(waited)) / 1e9
-    return total or None

@@ -11,10 +11,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness.measure.record import Image, Scalar, digest
 from harness.sandbox import manifest
+from harness.sandbox.qemu import processor
+from harness.sandbox.qemu.processor import Processor
 
 SCHEMA = "coppice.checkpoint/2"
 MEMORY = "memory"
@@ -63,20 +66,28 @@ def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
 
 
 def complete(
-    directory: Path, built_from: Mapping[str, Scalar], observed: Mapping[str, Scalar] | None = None
+    directory: Path,
+    built_from: Mapping[str, Scalar],
+    observed: Mapping[str, Scalar] | None = None,
+    shown: Processor | None = None,
 ) -> None:
-    """Add the manifest to a directory that has memory and device state."""
+    """Add the manifest to a directory that has memory and device state. `shown` is the processor
+    that its guest saw, where that is the host's."""
     files = {
         name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
         for name in (MEMORY, DEVICES)
     }
     (directory / manifest.NAME).write_text(
-        manifest.render(SCHEMA, built_from, files, observed), encoding="utf-8"
+        manifest.render(SCHEMA, built_from, files, observed, shown.facts() if shown else None),
+        encoding="utf-8",
     )
 
 
-def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
-    """Open a checkpoint that must have been built from `expected`.
+def load(
+    directory: Path, expected: Mapping[str, Scalar], here: Processor | None = None
+) -> Checkpoint:
+    """Open a checkpoint that must have been built from `expected`, and whose guest must have seen
+    the processor that is shown `here`.
 
     Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. It does not read the files.
     """
@@ -84,8 +95,16 @@ def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
         text = (directory / manifest.NAME).read_bytes()
     except OSError as error:
         raise manifest.unreadable(directory, error) from error
-    found = manifest.parse(text, directory, SCHEMA, (MEMORY, DEVICES), expected)
+    found = manifest.parse(
+        text,
+        directory,
+        SCHEMA,
+        (MEMORY, DEVICES),
+        expected,
+        partial(processor.check, directory, here=here),
+    )
     for name, (length, _) in found.files.items():
         path = directory / name
         manifest.check_length(path, path.stat().st_size if path.exists() else 0, length)
-    return Checkpoint(directory, found.sha256, found.built_from, found.observed)
+    observed = {**found.observed, **found.processor}
+    return Checkpoint(directory, found.sha256, found.built_from, observed)

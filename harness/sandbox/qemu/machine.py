@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host.process import run
+from harness.measure.record import Scalar
 from harness.sandbox.qemu.kernel_arguments import line
+from harness.sandbox.qemu.processor import Processor
 
 PROGRAM = "qemu-system-x86_64"
 # An old Intel model: Linux enables workarounds for AMD's K8. arat is a timer that never stops:
@@ -36,15 +38,19 @@ class Shape:
     line: str = "virtio"
     """The agent's channel: virtio, or serial (its UART; there is no doorbell then). The name is
     stored in manifests."""
+    processor: Processor | None = None
+    """What the guest sees of it; None under TCG, where `cpu` and QEMU's version say all."""
 
     @property
     def cpu_model(self) -> str:
         return self.cpu or ("host" if self.accelerator == "kvm" else EMULATED_CPU)
 
-    def facts(self) -> Mapping[str, str | int]:
+    def facts(self) -> Mapping[str, Scalar]:
         """For a checkpoint's manifest and a record's images."""
+        hardware = {key: value for key, value in vars(self).items() if key != "processor"}
         return {
-            **asdict(self),
+            **hardware,
+            **(self.processor.identity() if self.processor else {}),
             "cpu": self.cpu_model,
             "qemu": qemu_version(),
             "kernel_arguments": kernel_arguments(self),

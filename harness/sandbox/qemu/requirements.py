@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 
-from harness.errors import CoppiceError, DiskFull, LimitReached
+from harness.errors import CoppiceError, DiskFull, LimitReached, UsageError
 from harness.failures import typed
 from harness.guest import kernel_choice
-from harness.host import runtime_place
+from harness.host import kvm_device, runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.paths import cache_directory
-from harness.sandbox.qemu.accelerator import KVM
+from harness.sandbox.qemu.accelerator import VARIABLE as ACCELERATOR
+from harness.sandbox.qemu.accelerator import asked, named
 from harness.sandbox.qemu.confinement import VARIABLE
 from harness.sandbox.qemu.jail import examine
 from harness.sandbox.qemu.machine import PROGRAM
@@ -34,9 +34,7 @@ def requirements() -> Sequence[Requirement]:
         )
     lines.append(_kernel())
     lines.append(runtime_place.requirement())
-    opens = os.access(KVM, os.R_OK | os.W_OK)
-    detail = "opens; used once a guest has answered under it" if opens else "does not open"
-    lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))
+    lines.append(_accelerator())
     if all(line.satisfied for line in lines):
         lines.append(_confinement())
     return lines
@@ -54,6 +52,22 @@ def _kernel() -> Requirement:
     except CoppiceError as error:
         return Requirement("guest kernel", False, str(error.args[0]), error.hint)
     return Requirement("guest kernel", True, choice)
+
+
+def _accelerator() -> Requirement:
+    """KVM, which is needed only where the user insists on it; no guest is booted."""
+    device = str(kvm_device.KVM)
+    try:
+        insisted = named() == "kvm"
+        asked()
+    except UsageError as error:
+        return Requirement("usable COPPICE_ variables", False, str(error.args[0]), error.hint)
+    refused = kvm_device.refusal(kvm_device.KVM)
+    if refused and insisted:
+        detail = f"{refused.args[0]}, and {ACCELERATOR}=kvm insists on it"
+        return Requirement(device, False, detail, refused.hint)
+    detail = str(refused.args[0]) if refused else "opens; used once a guest has answered under it"
+    return Requirement(device, True, f"{detail}; TCG otherwise")
 
 
 def _confinement() -> Requirement:

@@ -100,7 +100,7 @@ class QemuSubstrate(SubstrateBase):
     def prepare(self, run: Run, cache: Path, tier: Tier) -> QemuTemplate:
         image = build(cache)
         chosen = choose(run, cache, image)
-        shape = Shape(chosen.name, line=self._line)
+        shape = replace(chosen.shape, line=self._line)
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
@@ -254,10 +254,10 @@ class QemuSubstrate(SubstrateBase):
 
         def fill(directory: Path) -> None:
             observed = self._seal(run, image, shape, directory)
-            checkpoints.complete(directory, built_from, observed)
+            checkpoints.complete(directory, built_from, observed, shape.processor)
 
         directory = entry(checkpoints.path_for(cache, built_from), fill)
-        return checkpoints.load(directory, built_from)
+        return checkpoints.load(directory, built_from, shape.processor)
 
     def _seal(
         self, run: Run, image: GuestImage, shape: Shape, directory: Path

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from harness.errors import GuestDied, SandboxError
-from harness.host import evidence
+from harness.host import evidence, kvm_device
 from harness.host.process import need
 from harness.host.run import Run
 from harness.sandbox.qemu import jail as jails
@@ -100,7 +100,10 @@ class Vmm:
         code = self.process.poll()
         what = "closed a channel, but still runs" if code is None else f"ended with {code}"
         said = self.stderr_tail()
-        return GuestDied(f"the VMM of {self.name} {what}" + (f": {said}" if said else ""))
+        return GuestDied(
+            f"the VMM of {self.name} {what}" + (f": {said}" if said else ""),
+            hint=kvm_device.hint_for(said),
+        )
 
     def greeting(self, timeout_s: float) -> None:
         """Wait for QMP's greeting. GuestDied has the VMM's stderr."""

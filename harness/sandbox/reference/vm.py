@@ -32,6 +32,8 @@ PACKAGES = ("kmod", "login", "systemd-sysv", "udev", package_names.generic_kerne
 MEMORY_MIB = 512
 DISK_MIB = 1536
 BOOT_LIMIT_S = 600.0
+EMULATED_CPU = "max"
+"""All that TCG has, where COPPICE_CPU names no model: what a user of this VM gets."""
 PORT = "coppice"
 SERVICE = f"""\
 [Unit]
@@ -51,9 +53,10 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class VmTemplate(ReferenceTemplate):
-    """`directory` has the disk, the kernel and the initramfs."""
+    """`directory` has the disk, the kernel and the initramfs; `cpu` is the processor's model."""
 
     directory: Path = Path()
+    cpu: str = ""
 
     @property
     def images(self) -> Sequence[Image]:
@@ -76,9 +79,10 @@ class VmSubstrate(ReferenceSubstrate):
     def prepare(self, run: Run, cache: Path, tier: Tier) -> VmTemplate:
         """Builds the disk the first time, which takes minutes."""
         self.check()
-        accelerator = choose(run, cache, image.build(cache)).name
+        chosen = choose(run, cache, image.build(cache))
         root, agent = rootfs.debian(cache, PACKAGES), shared_agent.build(cache)
-        return VmTemplate(root, agent, accelerator, _disk(cache, root.path, root.sha256, agent))
+        disk = _disk(cache, root.path, root.sha256, agent)
+        return VmTemplate(root, agent, chosen.name, disk, chosen.shape.cpu or EMULATED_CPU)
 
     def start(
         self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
@@ -96,8 +100,7 @@ class VmSubstrate(ReferenceSubstrate):
                 [
                     PROGRAM, "-name", f"coppice-{identity.id}", "-nodefaults", "-no-user-config",
                     "-display", "none", "-machine", "q35", "-accel", template.accelerator or "tcg",
-                    "-cpu", "host" if template.accelerator == "kvm" else "max",
-                    "-m", f"{MEMORY_MIB}M",
+                    "-cpu", template.cpu, "-m", f"{MEMORY_MIB}M",
                     # snapshot=on: writes go to a temporary file, so the disk stays unchanged.
                     "-drive", f"file={_plain(directory / 'disk')},format=raw,if=virtio,snapshot=on",
                     "-kernel", directory / "kernel", "-initrd", directory / "initramfs", "-append",
