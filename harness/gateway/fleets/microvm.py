@@ -31,6 +31,7 @@ from harness.host.memory import in_memory
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.lifetime import destroyed_on_failure
+from harness.sandbox.qemu import packets
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.jail import Jail, jail_for
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
@@ -276,12 +277,13 @@ def restore(
         _envd_channel() as (our_end, vmm_end),
         opened(source.memory) as (memory,),
         _opened_disk(spec, overlay) as disks,
+        packets.opened(spec.shape.accelerator, tap) as vhost,
     ):
 
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
                 spec.shape, f"coppice-{identity.id}", descriptors, memory=inherited(memory),
-                tap=tap, ports=2, cache_mib=CACHE_MIB,
+                tap=tap, vhost=vhost, ports=2, cache_mib=CACHE_MIB,
             )  # fmt: skip
             return (*common, *_arguments(spec, disks, vmm_end.fileno()), *_LOADING)
 
@@ -289,7 +291,7 @@ def restore(
             spec.run, f"coppice-{identity.id}", argv, incoming=True,
             given=[
                 vmm_end.fileno(), memory, *disks,
-                *([] if tap is None else [tap]),
+                *(each for each in (tap, vhost) if each is not None),
                 *([preloaded.descriptor] if preloaded else []),
             ],
             environment=preloaded.environment if preloaded else None,

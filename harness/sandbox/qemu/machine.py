@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.host.process import run
 from harness.measure.record import Scalar
 from harness.sandbox.qemu.kernel_arguments import line
+from harness.sandbox.qemu.packets import netdev
 from harness.sandbox.qemu.processor import Processor
 
 PROGRAM = "qemu-system-x86_64"
@@ -103,6 +104,7 @@ def arguments(
     mergeable: bool = False,
     populate: bool = False,
     tap: int | None = None,
+    vhost: int | None = None,
     kernel: Path | None = None,
     initramfs: Path | None = None,
     ports: int = 1,
@@ -112,9 +114,9 @@ def arguments(
 
     `memory` is a file that backs guest memory; `share` sends writes to it, `mergeable` lets the
     kernel merge equal pages (KSM), `populate` maps all of it at the start. `tap` is the descriptor
-    of the NIC's tap. Without `kernel` the VMM waits for a checkpoint on the descriptor
-    `ends.incoming`. `ports` is the number of virtio-serial ports, `cache_mib` the size of TCG's
-    translation cache where the usual one is too small.
+    of the NIC's tap, `vhost` one of vhost-net if that moves its packets. Without `kernel` the VMM
+    waits for a checkpoint on the descriptor `ends.incoming`. `ports` is the number of virtio-serial
+    ports, `cache_mib` the size of TCG's translation cache where the usual one is too small.
     """
     # Else a file that is only mapped privately would have to be writable (programs/readonly.c).
     reading = "" if share or qemu_release() < (8, 2) else ",readonly=on,rom=off"
@@ -134,7 +136,7 @@ def arguments(
     bell = ["-chardev", f"socket,id=bell,fd={ends.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
     # A checkpoint has the NIC's state, not its back end.
-    plug = [] if tap is None else ["-netdev", f"tap,id=net,fd={tap},vhost=off"]
+    plug = [] if tap is None else ["-netdev", netdev(tap, vhost)]
     argv = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,

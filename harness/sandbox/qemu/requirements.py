@@ -12,6 +12,7 @@ from harness.host import kvm_device, runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.paths import cache_directory
+from harness.sandbox.qemu import packets
 from harness.sandbox.qemu.accelerator import VARIABLE as ACCELERATOR
 from harness.sandbox.qemu.accelerator import asked, named
 from harness.sandbox.qemu.confinement import VARIABLE
@@ -35,6 +36,9 @@ def requirements() -> Sequence[Requirement]:
     lines.append(_kernel())
     lines.append(runtime_place.requirement())
     lines.append(_accelerator())
+    if kvm_device.refusal(kvm_device.KVM) is None:
+        mover = packets.examine()
+        lines.append(Requirement("packets under KVM", True, f"moved by {mover.by}: {mover.reason}"))
     if all(line.satisfied for line in lines):
         lines.append(_confinement())
     return lines

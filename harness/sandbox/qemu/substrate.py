@@ -23,7 +23,7 @@ from harness.sandbox.base import MIB, SEAL, SubstrateBase
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
-from harness.sandbox.qemu import guest_facts
+from harness.sandbox.qemu import guest_facts, packets
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.boot_slots import BootSlots
@@ -182,19 +182,20 @@ class QemuSubstrate(SubstrateBase):
             with (
                 opened(image.kernel, image.initramfs) as (kernel, initramfs),
                 opened(*_given(memory), write=True) as written,
+                packets.opened(shape.accelerator, tap) as vhost,
             ):
 
                 def argv(ends: Descriptors) -> Sequence[str]:
                     return arguments(
                         shape, name, ends, memory=inherited(written[0]) if written else None,
-                        share=memory is not None, tap=tap, kernel=inherited(kernel),
+                        share=memory is not None, tap=tap, vhost=vhost, kernel=inherited(kernel),
                         initramfs=inherited(initramfs),
                     )  # fmt: skip
 
                 jail = jail_for(run, identity, shape)
                 if jail and written:
                     jail.lend(written[0])
-                given = [kernel, initramfs, *written, *_given(tap)]
+                given = [kernel, initramfs, *written, *_given(tap), *_given(vhost)]
                 vmm = spawn(run, name, argv, incoming=False, given=given, jail=jail)
         except BaseException:
             end()
@@ -220,15 +221,18 @@ class QemuSubstrate(SubstrateBase):
                 memory = until_spawned.enter_context(sealed.private_memory())
             else:
                 (memory,) = until_spawned.enter_context(opened(sealed.memory))
+            moved = packets.opened(template.accelerator, tap)
+            vhost = until_spawned.enter_context(moved)
 
             def argv(ends: Descriptors) -> Sequence[str]:
                 return arguments(
                     template.shape, name, ends,
                     memory=inherited(memory), share=copied, populate=copied, mergeable=merged,
-                    tap=tap,
+                    tap=tap, vhost=vhost,
                 )  # fmt: skip
 
-            given = [memory, *_given(tap), *([preloaded.descriptor] if preloaded else [])]
+            given = [memory, *_given(tap), *_given(vhost)]
+            given += [preloaded.descriptor] if preloaded else []
             vmm = spawn(
                 run, name, argv, incoming=True, given=given,
                 through=template.mergeable if merged else None,

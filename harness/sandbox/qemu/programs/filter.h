@@ -154,11 +154,13 @@ static int filter_install(uintptr_t program)
     filter_add(&f, LOAD, offsetof(struct filtered_call, number), 0, 0);
     filter_add(&f, IF_AT_LEAST, X32, 0, 1);
     filter_add(&f, GIVE, KILL, 0, 0);
-    /* Under KVM the one that is called most: any request of KVM, and the listed ones. */
-    filter_only_for(&f, SYS_ioctl, 4 + 2 * sizeof filter_ioctls / sizeof *filter_ioctls + 2);
+    /* Under KVM the one that is called most: any request of KVM, then any of vhost-net (which work
+     * on descriptors of that device alone), and the listed ones. */
+    filter_only_for(&f, SYS_ioctl, 5 + 2 * sizeof filter_ioctls / sizeof *filter_ioctls + 2);
     filter_add(&f, LOAD, LOW(1), 0, 0);
     filter_add(&f, 0x54u /* AND */, 0xff00, 0, 0);
-    filter_add(&f, IF_EQUAL, 0xae00, 0, 1);
+    filter_add(&f, IF_EQUAL, 0xae00, 1, 0);
+    filter_add(&f, IF_EQUAL, 0xaf00, 0, 1);
     filter_add(&f, GIVE, ALLOW, 0, 0);
     filter_add(&f, LOAD, LOW(1), 0, 0);
     for (unsigned i = 0; i < sizeof filter_ioctls / sizeof *filter_ioctls; i++) {
