@@ -93,6 +93,13 @@ def own_directory(controller: str, root: Path = Path("/")) -> Path | None:
     return next(iter(_levels(_own_text(root), controller, root)), None)
 
 
+def directories_of(text: str, controller: str, root: Path = Path("/")) -> Sequence[Path]:
+    """The directories of the groups in a process's /proc/PID/cgroup that may hold this controller:
+    version 1's, then version 2's."""
+    found = (_levels(text, one, root)[:1] for one in (controller, ""))
+    return [directory for each in found for directory in each]
+
+
 @functools.lru_cache(64)
 def _levels(text: str, controller: str, root: Path) -> Sequence[Path]:
     """The directories of the group of a process with this /proc/self/cgroup, and of those above it

@@ -95,6 +95,7 @@ RIG = RigInfo(
         "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "21982787ca43dd6cab1e5610ca5d7e25384792de92b72eaa126b58884e1747bb",
         "e24d7d21c4b4e0cd4910c7424c03737fe5809ace7ee710d85782ea9d8c7bf669",
         "4e49d5e7527c905e7d623c4906764d745d003bc7fdc8bfe58cb16998314b7798",
         "e5284dbcd3abc48618fb88e46fcf5075d4cf0bba9fe7d5ea37f92e2a7b244700",
@@ -246,13 +247,14 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
         rig_run.begin()
         before = host_memory.read()
         fleet_figures.host_memory_parts(findings, "before", before)
+        scanned = rest_linux.scanner_cpu_s() if merger else 0.0
         began = time.perf_counter()
         launch = stack.enter_context(maker.launcher())
         fleet = stack.enter_context(SandboxFleet(launch, each))
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, touch, rig_run.announce)
+            live(findings, fleet.sandboxes, before, merger, scanned, touch, rig_run.announce)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
@@ -299,13 +301,18 @@ def live(
     sandboxes: Sequence[Sandbox],
     before: HostMemory,
     merger: Merging | None,
+    scanned: float,
     touch: bool,
     announce: Callable[[str], object],
 ) -> None:
-    """Measure a fleet at rest, then its replies, then its memory after work."""
+    """Measure a fleet at rest, then its replies, then its memory after work.
+
+    `scanned` is the CPU time that the kernel's scanner had used before the fleet, in seconds.
+    """
     window = rest(findings, sandboxes, before, merger, "idle")
     announce(AT_REST)
     if merger:
+        findings.add("merging-cpu", "s", [rest_linux.scanner_cpu_s() - scanned])
         merger.scan_slowly()
         window = rest_linux.watch(pids_of(sandboxes))
         findings.add("scanner-cpu", "1", [window.scanner_cpu_s / window.seconds])

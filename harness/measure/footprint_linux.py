@@ -86,8 +86,17 @@ class Footprint:
 
     def part(self, name: str) -> int:
         """Bytes of one of PARTS; PSS for mappings."""
-        kernel = {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
+        kernel = self._of_the_kernel
         return kernel[name] if name in kernel else self.kinds[MappingKind(name)].pss
+
+    def private_part(self, name: str) -> int:
+        """Bytes of one of PARTS that are this process's alone: private and dirty for mappings."""
+        kernel = self._of_the_kernel
+        return kernel[name] if name in kernel else self.kinds[MappingKind(name)].private_dirty
+
+    @property
+    def _of_the_kernel(self) -> Mapping[str, int]:
+        return {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
 
 
 def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint | None:

@@ -91,6 +91,12 @@ def scanner_pid(system: System | None = None) -> int | None:
     return None
 
 
+def scanner_cpu_s() -> float:
+    """CPU seconds that the kernel thread which merges pages has used since the host started."""
+    scanner = scanner_pid()
+    return activity([scanner] if scanner else []).cpu_s
+
+
 def watch(pids: Sequence[int], seconds: float = WINDOW_S) -> Window:
     """Observe these processes and the host for `seconds`.
 

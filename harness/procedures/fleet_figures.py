@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import CoppiceError
 from harness.guest.wakeups import trace
 from harness.host.ksm import Merging
-from harness.measure import footprint_linux, host_memory, memory_linux
+from harness.measure import footprint_linux, host_memory, kernel_memory_linux, memory_linux
 from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
@@ -74,6 +74,18 @@ def memory_figures(
     for part in footprint_linux.PARTS:
         sizes = [footprint.part(part) for footprint in found]
         findings.add("footprint", "bytes", sizes, gone, part=part, work=work)
+        own = [footprint.private_part(part) for footprint in found]
+        findings.add("private", "bytes", own, gone, part=part, work=work)
+    _kernel_memory(findings, work, sandboxes)
+
+
+def _kernel_memory(findings: Collector, work: str, sandboxes: Sequence[Sandbox]) -> None:
+    """Add what each VMM's control group is charged for kernel memory, where they have groups."""
+    read = [kernel_memory_linux.read(each.process.pid) for each in sandboxes if each.process]
+    if read and all(read):
+        for part in read[0]:
+            sizes = [found[part] for found in read if part in found]
+            findings.add("kernel-memory", "bytes", sizes, part=part, work=work)
 
 
 def footprint_of(sandbox: Sandbox) -> Footprint | None:

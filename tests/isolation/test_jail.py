@@ -76,7 +76,7 @@ def own_run(hostile: Path) -> Iterator[Run]:
     """A run whose VMMs see the hostile program in their root."""
     files = jails._files_of_qemu
     with pytest.MonkeyPatch.context() as patch, open_run() as run:
-        patch.setattr(jails, "_files_of_qemu", lambda: [*files(), hostile])
+        patch.setattr(jails, "_files_of_qemu", lambda kvm: [*files(kvm), hostile])
         yield run
 
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.measure import footprint_linux, memory_linux
+import pytest
+
+from harness.measure import footprint_linux, kernel_memory_linux, memory_linux
 from harness.measure.footprint_linux import MappingKind, Share
 from harness.measure.system import System
 
@@ -129,9 +131,25 @@ def test_mappings_by_kind(tmp_path: Path) -> None:
     assert found.vmm.pss == (700 + 80 + 30 + 20 + 5 + 4) * KIB
     assert found.page_tables == 300 * KIB and found.kernel_stacks == 64 * KIB
     assert found.private == (600 + 700 + 80 + 30 + 20 + 4 + 3 + 300 + 64) * KIB
+    assert sum(found.private_part(name) for name in footprint_linux.PARTS) == found.private
+    assert found.private_part("program and libraries") == 4 * KIB
     assert sum(found.part(name) for name in footprint_linux.PARTS) == (
         found.vmm.pss + found.guest.pss + 364 * KIB
     )
+
+
+def test_kernel_memory_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_memory_linux, "directories_of", lambda *_: [Path("/group")])
+    files = {"proc/7/cgroup": "0::/group\n", "group/memory.stat": "anon 9\nkernel 50\nslab 20\n"}
+    assert kernel_memory_linux.read(7, fake(tmp_path, files)) == {"all": 50, "slab": 20}
+    old = {"group/memory.stat": "cache 1\nrss 2\n", "group/memory.kmem.usage_in_bytes": "70\n"}
+    assert kernel_memory_linux.read(7, fake(tmp_path, old)) == {"all": 70}
+
+
+def test_kernel_memory_of_this_process() -> None:
+    found = kernel_memory_linux.read(os.getpid())
+    assert not found or found["all"] > 0
+    assert kernel_memory_linux.read(1 << 30) == {}
 
 
 def test_an_ended_process_has_no_footprint(tmp_path: Path) -> None:

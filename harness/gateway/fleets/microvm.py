@@ -295,7 +295,7 @@ def restore(
                 *([preloaded.descriptor] if preloaded else []),
             ],
             environment=preloaded.environment if preloaded else None,
-            jail=_jail(spec, identity),
+            jail=_jail(spec, identity, huge_pages=False),
             zygote=preloaded.library if preloaded else None, bounded_log=True,
         )  # fmt: skip
         guest = QemuSandbox(
@@ -356,11 +356,11 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
     return found
 
 
-def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
+def _jail(spec: MicroVmSpec, identity: Identity, huge_pages: bool = True) -> Jail | None:
     # The largest file that a VMM writes: its overlay, with what the format adds.
     written = (spec.base.size_mib + 256) << 20
     held = written if in_memory(spec.overlays.place.directory) else 0
-    return jail_for(spec.run, identity, spec.shape, written, held)
+    return jail_for(spec.run, identity, spec.shape, written, held, huge_pages)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from harness.measure.used_images import use
 from harness.paths import cache_directory
 from harness.sandbox.qemu.confinement import ALL, VARIABLE, Confinement, Level, Part, chosen
 from harness.sandbox.qemu.machine import PROGRAM, Shape, qemu_release
+from harness.sandbox.qemu.machine import program as program_of
 
 MIB = 1 << 20
 USERS = 0x71000000
@@ -53,7 +54,7 @@ KVM = Path("/dev/kvm")
 IS_AN_ID = re.compile(r"[0-9a-f]{12}")
 """The name of a sandbox's group; other groups of a run are of what measures."""
 _STATIC = ("-static", "-O2", "-s")
-_SHARED = ("-shared", "-nostdlib", "-fPIC", "-Os", "-s")
+SHARED = ("-shared", "-nostdlib", "-fPIC", "-Os", "-s")
 
 
 def program(cache: Path, name: str, *options: str) -> Path:
@@ -83,9 +84,11 @@ class Jail:
     file_bytes: int
     kvm: bool = False
     """Whether it sees /dev/kvm."""
+    huge_pages: bool = True
+    """Whether the kernel may give it pages of 2 MiB, of which it then often needs a few KiB."""
 
     def twin(self, identity: Identity) -> Jail:
-        """A jail with the same limits for a fork."""
+        """A jail with the same limits for a fork, which has its zygote's kind of pages."""
         return self.jailer.confine(identity, self.limits, self.file_bytes, self.kvm)
 
     @contextlib.contextmanager
@@ -111,6 +114,7 @@ class Jail:
             # The filter of an unprivileged zygote would be that of its forks, and refuse them.
             filtered = jailer.has(Part.FILTER) and library is None
             words.append(f"filter={int(filtered)}")
+            words.append(f"huge={int(self.huge_pages)}")
             yield [str(jailer.program), *words, "--"], given
 
     def entrances(self, opened: contextlib.ExitStack) -> Iterator[tuple[str, int]]:
@@ -145,7 +149,8 @@ class Jailer:
         self._groups = LimitedGroups(run) if self.has(Part.GROUP) else None
         self._files: Sequence[Path] = ()
         self.program = program(cache, "jail", *_STATIC)
-        self.preloaded = program(cache, "readonly", *_SHARED) if needs_preload() else None
+        names = ["lean", *(["readonly"] if needs_preload() else [])]
+        self.preloaded = [program(cache, name, *SHARED) for name in names]
         place = f"{run.leases.stat().st_dev if run.leases.exists() else 0}:{run.leases}"
         block = int(hashlib.sha256(place.encode()).hexdigest(), 16) % USER_BLOCKS
         self._first_user = USERS + block * NETWORK.num_addresses
@@ -153,7 +158,14 @@ class Jailer:
     def has(self, part: Part) -> bool:
         return part in self._parts
 
-    def confine(self, identity: Identity, limits: Limits, file_bytes: int, kvm: bool) -> Jail:
+    def confine(
+        self,
+        identity: Identity,
+        limits: Limits,
+        file_bytes: int,
+        kvm: bool,
+        huge_pages: bool = True,
+    ) -> Jail:
         """A jail for a new VMM. Raises SandboxError when the kernel refuses its group."""
         user = None
         if self.has(Part.PRIVILEGES):
@@ -162,7 +174,7 @@ class Jailer:
             group = self._groups.make(identity.id, limits) if self._groups else None
         except OSError as error:
             raise SandboxError(f"no control group for {identity.id}: {error}") from error
-        return Jail(self, user, group, limits, file_bytes, kvm)
+        return Jail(self, user, group, limits, file_bytes, kvm, huge_pages)
 
     def adopted(self, id: str) -> Jail:
         """The jail of a VMM that a dead process of this run has started, to remove it."""
@@ -178,14 +190,14 @@ class Jailer:
         """Descriptors of the mount and network namespaces; `library` is visible in the root."""
         with self._lock:
             if (library, kvm) not in self._roots:
-                preloads = [path for path in (library, self.preloaded) if path]
+                preloads = [path for path in (library, *self.preloaded) if path]
                 self._roots[library, kvm] = self._build_root([KVM] if kvm else [], preloads)
             return self._roots[library, kvm]
 
     def _build_root(self, more: Sequence[Path], preloads: Sequence[Path]) -> tuple[int, int]:
         moved = [path for preload in preloads for path in (preload, _inside(preload))]
         builder = program(self._cache, "jail_root", *_STATIC)
-        argv = [builder, "/sys", *_files_of_qemu(), *more, "--", *moved]
+        argv = [builder, "/sys", *_files_of_qemu(bool(more)), *more, "--", *moved]
         with subprocess.Popen(
             [str(word) for word in argv],
             stdin=subprocess.PIPE,
@@ -242,13 +254,14 @@ def _inside(preload: Path) -> Path:
     return Path("/preload", preload.name)
 
 
-def _files_of_qemu() -> Sequence[Path]:
+def _files_of_qemu(kvm: bool) -> Sequence[Path]:
     """What QEMU opens on its own: its program, libraries, firmware and modules."""
-    qemu = Path(need(PROGRAM))
-    listed = run_program("ldd", qemu).decode()
+    named = dict.fromkeys([PROGRAM, *([program_of("kvm")] if kvm else [])])
+    programs = [Path(need(name)) for name in named]
+    listed = run_program("ldd", *programs).decode()
     libraries = [Path(path) for path in re.findall(r"(/\S+) \(0x", listed)]
     others = [*map(Path, (*FIRMWARE, *MODULES)), LOADER_CACHE]
-    return [qemu, *dict.fromkeys(libraries), *(each for each in others if each.exists())]
+    return [*programs, *dict.fromkeys(libraries), *(each for each in others if each.exists())]
 
 
 # One jailer for each run of this process.
@@ -324,7 +337,12 @@ def image(run: Run, accelerator: str) -> Image:
 
 
 def jail_for(
-    run: Run, identity: Identity, shape: Shape, file_bytes: int = LOG_BYTES, held_bytes: int = 0
+    run: Run,
+    identity: Identity,
+    shape: Shape,
+    file_bytes: int = LOG_BYTES,
+    held_bytes: int = 0,
+    huge_pages: bool = True,
 ) -> Jail | None:
     """A jail for a new VMM of a guest of this shape; None where none is wanted.
 
@@ -337,7 +355,7 @@ def jail_for(
         return None
     memory = 2 * shape.memory_mib * MIB + MEMORY_BESIDES_GUEST + held_bytes
     limits = Limits(memory, PIDS, CPUS)
-    return jailer.confine(identity, limits, file_bytes, shape.accelerator == "kvm")
+    return jailer.confine(identity, limits, file_bytes, shape.accelerator == "kvm", huge_pages)
 
 
 def adopted(run: Run, id: str) -> Jail | None:
@@ -359,5 +377,5 @@ def environment(given: Mapping[str, str], jail: Jail | None) -> Mapping[str, str
     if jail is None or not jail.jailer.has(Part.PRIVILEGES):
         return given
     preloads = [Path(path) for path in given.get("LD_PRELOAD", "").split(":") if path]
-    preloads += [jail.jailer.preloaded] if jail.jailer.preloaded else []
+    preloads += jail.jailer.preloaded
     return {**given, "LD_PRELOAD": ":".join(str(_inside(path)) for path in preloads)}

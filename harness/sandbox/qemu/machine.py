@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from harness.sandbox.qemu.packets import netdev
 from harness.sandbox.qemu.processor import Processor
 
 PROGRAM = "qemu-system-x86_64"
+MICROVM_PROGRAM = "qemu-system-x86_64-microvm"
+"""Debian's and Ubuntu's build of the same QEMU for microVMs: KVM alone, 8 libraries instead of 50
+and a third of the devices, so that a VMM holds 4 MiB less for itself."""
 # An old Intel model: Linux enables workarounds for AMD's K8. arat is a timer that never stops:
 # without it the kernel has no high-resolution timers here and ticks 250 times a second.
 EMULATED_CPU = "Nehalem,+arat"
@@ -55,7 +59,16 @@ class Shape:
             "cpu": self.cpu_model,
             "qemu": qemu_version(),
             "kernel_arguments": kernel_arguments(self),
+            # A build for microVMs restores what the other has written; it is named all the same.
+            **({"program": found} if (found := program(self.accelerator)) != PROGRAM else {}),
         }
+
+
+@functools.cache
+def program(accelerator: str) -> str:
+    """The name of QEMU's program: the one for microVMs under KVM, where there is one."""
+    small = accelerator == "kvm" and shutil.which(MICROVM_PROGRAM)
+    return MICROVM_PROGRAM if small else PROGRAM
 
 
 @functools.cache
@@ -138,7 +151,8 @@ def arguments(
     # A checkpoint has the NIC's state, not its back end.
     plug = [] if tap is None else ["-netdev", netdev(tap, vhost)]
     argv = [
-        PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
+        program(shape.accelerator), "-name", name,
+        "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",

@@ -10,6 +10,7 @@
  *   zygote=1   the program forks VMMs: it keeps the capabilities for that, and gets no filter and
  *              no PID namespace, which its forks get (zygote.c)
  *   filter=0   no seccomp filter
+ *   huge=0     no transparent huge pages
  *
  * The VMM is a child of the process that started this one (CLONE_PARENT), which can wait for it.
  * Writing to `tasks` moves one thread, and being born in a group moves none: moving a process by
@@ -43,10 +44,10 @@ struct clone_request { /* struct clone_args, as of Linux 5.7 */
 };
 
 static struct {
-    long report, mounts, network, user, group, zygote, filter, files, open, processes;
+    long report, mounts, network, user, group, zygote, filter, huge, files, open, processes;
     long tasks[MOST_GROUPS];
     int groups;
-} wanted = {.report = -1, .mounts = -1, .network = -1, .user = -1, .group = -1, .filter = 1};
+} wanted = {.report = -1, .mounts = -1, .network = -1, .user = -1, .group = -1, .filter = 1, .huge = 1};
 
 static _Noreturn void fail(const char *what)
 {
@@ -59,7 +60,8 @@ static void take(const char *argument)
     static const struct { const char *name; long *into; } known[] = {
         {"report", &wanted.report}, {"mounts", &wanted.mounts}, {"network", &wanted.network},
         {"user", &wanted.user}, {"group", &wanted.group}, {"zygote", &wanted.zygote},
-        {"filter", &wanted.filter}, {"files", &wanted.files}, {"open", &wanted.open},
+        {"filter", &wanted.filter}, {"huge", &wanted.huge},
+        {"files", &wanted.files}, {"open", &wanted.open},
         {"processes", &wanted.processes},
     };
     const char *equals = strchr(argument, '=');
@@ -177,6 +179,8 @@ static _Noreturn void start(char **program)
         keep_within(RLIMIT_FSIZE, wanted.files);
     if (wanted.open)
         keep_within(RLIMIT_NOFILE, wanted.open);
+    if (!wanted.huge && prctl(41 /* PR_SET_THP_DISABLE */, 1, 0, 0, 0) != 0 && errno != EINVAL)
+        fail("its pages"); /* EINVAL: a kernel without them */
     signal(SIGXFSZ, SIG_IGN); /* a file that is too large is an error, not the VMM's end */
     umask(077);
     path = place(program[0]);
