@@ -17,6 +17,7 @@ from harness.host import kvm_device
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.measure.used_images import and_used, forget
+from harness.paths import cache_directory
 from harness.sandbox.qemu import accelerator, accelerator_state, kvm_trial
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.decisions import Outcome
@@ -152,6 +153,7 @@ def test_the_choice_has_the_model_that_was_tried(
     run = refusing(ARCH_CAPABILITIES)
     if not usable_model(run, Shape("kvm"))[1]:
         pytest.skip("this KVM does not announce ARCH_CAPABILITIES")
+    monkeypatch.setattr(kvm_trial, "kernel_mode_emulated", lambda facts: None)
     monkeypatch.setattr(
         kvm_trial,
         "_boot",
@@ -179,9 +181,17 @@ def test_one_that_refuses_from_now_on_is_tried_anew(
 
 
 @needs_kvm
-def test_the_trial_is_a_real_guest(run: Run, image: GuestImage) -> None:
-    found = try_kvm(run, image, Shape("kvm"))
-    assert found.outcome in Outcome and "/dev/kvm" in found.reason
+def test_the_trial_is_a_real_guest(
+    run: Run, image: GuestImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = try_kvm(run, cache_directory(), image, Shape("kvm"))
+    monkeypatch.setattr(kvm_trial, "kernel_mode_emulated", lambda facts: None)
+    booted = try_kvm(run, cache_directory(), image, Shape("kvm"))
+    assert "/dev/kvm" in booted.reason and "guest answered" in booted.reason
+    if "emulates the guest's kernel" in quick.reason:  # the measurement said what the boot says
+        assert quick.outcome is booted.outcome is Outcome.REFUSED
+    else:
+        assert quick.outcome is booted.outcome
 
 
 def test_a_guest_without_progress_is_no_busy_host(

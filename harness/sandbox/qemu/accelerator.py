@@ -126,7 +126,7 @@ def _choose(run: Run, cache: Path, image: GuestImage, again: bool) -> Accelerato
     of = {**of_host(shape), "image": image.sha256, "kernel_arguments": line}
 
     def trial() -> Decision:
-        found = try_kvm(run, image, shape)
+        found = try_kvm(run, cache, image, shape)
         return Decision(found.outcome, found.reason, found.cpu, time.time(), of)
 
     decision = decisions.decide(cache, of, again, trial)

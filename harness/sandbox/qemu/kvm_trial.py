@@ -2,16 +2,19 @@
 
 `/dev/kvm` may open and still be unable to run an ordinary Linux guest: a paravirtual KVM inside a
 VM, for example, or one that refuses a register or a request. So a VMM is asked for its processor,
-then a guest is booted.
+the speed of a guest's kernel mode is measured, then a guest is booted.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.guest.image import GuestImage
+from harness.host.exit_cost import facts as exit_cost_facts
+from harness.host.exit_cost import kernel_mode_emulated
 from harness.host.identity import allocate
 from harness.host.kvm_device import KVM
 from harness.host.run import Run
@@ -61,11 +64,14 @@ def usable_model(run: Run, shape: Shape) -> tuple[Shape, str]:
     )
 
 
-def try_kvm(run: Run, image: GuestImage, shape: Shape) -> Trial:
+def try_kvm(run: Run, cache: Path, image: GuestImage, shape: Shape) -> Trial:
     """Boot a guest of this shape. Raises what says nothing about KVM: no such model, no room."""
     try:
         shape, without = usable_model(run, shape)
         less = f" {without}" if without else ""
+        # It may boot in minutes; emulation by QEMU is quicker, and the host's own is no hardware.
+        if emulated := kernel_mode_emulated(exit_cost_facts(cache, KVM)):
+            return Trial(Outcome.REFUSED, emulated, shape.cpu_model)
         trial = _boot(run, image, shape)
         return replace(trial, reason=trial.reason + less)
     except GuestTimeout as error:  # of the VMM itself
