@@ -23,10 +23,16 @@ MIB = 1 << 20
 
 
 def fleet(
-    sharing: str, n: int, each_mib: float, *, died: int = 0, validity: Validity | None = None
+    sharing: str,
+    n: int,
+    each_mib: float,
+    *,
+    died: int = 0,
+    validity: Validity | None = None,
+    substrate: str = "qemu",
 ) -> RunRecord:
     """A made-up record of one fleet, of the shape that the rig writes."""
-    base = factory.cold_start("durable-pool", seed=f"{sharing}{n}", n=3)
+    base = factory.cold_start("durable-pool", seed=f"{substrate}{sharing}{n}", n=3)
     draw = random.Random(f"{sharing}{n}")
 
     def series(metric: str, samples: Sequence[float], unit: str = "bytes", **more: str) -> Series:
@@ -34,7 +40,7 @@ def fleet(
             metric=metric,
             unit=unit,  # type: ignore[arg-type]
             better="lower",
-            dimensions={"substrate": "qemu", "n": n, "sharing": sharing, **more},
+            dimensions={"substrate": substrate, "n": n, "sharing": sharing, **more},
             loop="closed",
             samples=samples,
         )
@@ -57,6 +63,8 @@ def fleet(
             series("private-dirty", [3.0 * MIB] * n, work="idle"),
             series("footprint", [1.5 * MIB] * n, part="heap", work="idle"),
             series("footprint", [0.5 * MIB] * n, part="guest memory", work="idle"),
+            series("private", [1.25 * MIB] * n, part="program and libraries", work="idle"),
+            series("kernel-memory", [0.75 * MIB] * n, part="page tables of KVM", work="idle"),
             series("idle-cpu", [0.07], "1"),
             series("idle-switches", [400.0], "1/s"),
             series("wakes", [2.0], "1/s", function="kcompactd_made_up"),
@@ -137,3 +145,27 @@ def test_without_a_record_it_says_how_to_get_one(tmp_path: Path) -> None:
     text = (built(tmp_path) / "density.html").read_text(encoding="utf-8")
     assert "not measured on this host" in text and "mise run bench:density" in text
     assert "bench:density" in (tmp_path / "out" / "method.html").read_text(encoding="utf-8")
+
+
+def test_pieces_of_memory_are_on_the_method_page_with_what_they_are(tmp_path: Path) -> None:
+    out = built(tmp_path, fleet("mapped", 8, 10), fleet("merged", 8, 4))
+    text = (out / "method.html").read_text(encoding="utf-8")
+    for id, part, expected in (
+        ("memory-footprint", "heap", 1.5),
+        ("memory-private", "program and libraries", 1.25),
+        ("memory-kernel-memory", "page tables of KVM", 0.75),
+    ):
+        table = text[text.index(f'id="{id}"') :].partition("</table>")[0]
+        (row,) = re.findall(rf'<tr><th scope="row">{part}<small>.+?</small></th>.*?</tr>', table)
+        assert [float(value) for value, *_ in Figures(row).found] == [expected * MIB] * 2
+
+
+def test_the_floor_has_rows_and_a_curve_of_its_own(tmp_path: Path) -> None:
+    floor = fleet("mapped", 1000, 0.1, substrate="kvm-floor")
+    out = built(tmp_path, fleet("mapped", 8, 10), floor)
+    text = (out / "density.html").read_text(encoding="utf-8")
+    assert re.search(r'<th scope="row">mapped, 1000<small>kvm-floor', text)
+    assert ">kvm-floor, mapped" in text, "its curve's label"
+    assert "no system calls but the few that it serves" in text
+    method = (out / "method.html").read_text(encoding="utf-8")
+    assert "mapped, 8</th>" in method and "mapped, 1000</th>" not in method

@@ -25,7 +25,7 @@ def standing(
     corpus: Corpus, rows: Sequence[ColdStartRow]
 ) -> tuple[Mapping[int, Sequence[Placement]], Sequence[Placement]]:
     """The published figures beside each row, by its index, and those that have no row here."""
-    sandboxes = [at for at, row in enumerate(rows) if row.substrate != cold_start.NOOP]
+    sandboxes = [at for at, row in enumerate(rows) if not (row.is_control or row.kernel)]
     found: dict[int, list[Placement]] = {}
     alone = []
     for one in corpus.beside.of(cold_start.RIG, cold_start.HEADLINE, {"concurrency": 1}):
@@ -42,7 +42,7 @@ def standing(
 def name(row: ColdStartRow) -> str:
     """A row's label; `noop` is the harness alone, without a sandbox."""
     noop = row.substrate == cold_start.NOOP
-    return "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
+    return "noop: the harness alone" if noop else f"{row.substrate} {row.label}"
 
 
 def note(found: tuple[RecordEntry, AnySeries] | None) -> str:
@@ -82,7 +82,7 @@ def tiers_chart(
             found[1] if found else None,
             note(found),
             warn=found is not None and bool(found[0].status_note),
-            muted=row.substrate == cold_start.NOOP,
+            muted=row.is_control,
         )
         add(name(row), strip, found, beside.get(number, ()))
     for one in alone:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from harness.measure.record import Facts, Scalar, Series
 from harness.measure.statistics import Estimate, estimate
-from harness.site.data import figures, record_summary
+from harness.site.data import figures, ratios, record_summary
+from harness.site.data.cold_start import FLOOR
 from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "compare"
@@ -102,18 +103,47 @@ class ComparedSubstrate:
     def ratio_to_baseline(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
         """The ratio to the frozen microVM in the same record, one start at a time."""
         found = self.find(rung, concurrency=1)
-        if not found:
+        return _ratio(found, found and found[0].find(rung, **_named(*BASELINE), concurrency=1))
+
+    def ratio_to_floor(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
+        """The ratio to the floor of this machine, one start at a time: of the same record, else of
+        the newest cold start of the floor."""
+        found = self.find(rung, concurrency=1)
+        if not found or self.is_floor:
             return None
-        entry, series = found
-        other = entry.find(rung, substrate=BASELINE[0], tier=BASELINE[1], concurrency=1)
-        ours = figures.get(other, "p50") if other else None
-        theirs = figures.get(series, "p50")
-        if not ours or not theirs or other is series:
-            return None
-        bounds = None not in (ours.low, ours.high, theirs.low, theirs.high)
-        low = theirs.low / ours.high if bounds and theirs.low and ours.high else None
-        high = theirs.high / ours.low if bounds and theirs.high and ours.low else None
-        return entry, series, Estimate(theirs.value / ours.value, low, high)
+        tiers = {
+            str(one.dimensions["tier"]): one
+            for one in found[0].record.series
+            if one.metric == rung and one.dimensions.get("substrate") == FLOOR
+        }
+        here = ratios.floor_of(self.tier, {tier: tier for tier in tiers})
+        if here:
+            beside = found[0].find(rung, **_named(FLOOR, here), concurrency=1)
+            return _ratio(found, beside)
+        row = ratios.floor_of(self.tier, ratios.floors_on(self.corpus))
+        other = row.series(rung, 1) if row else None
+        return _ratio(found, other and other[1])
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is the reference substrate without a kernel."""
+        return self.substrate == FLOOR
+
+
+def _named(substrate: str, tier: str) -> dict[str, Scalar]:
+    return {"substrate": substrate, "tier": tier}
+
+
+def _ratio(
+    found: tuple[RecordEntry, Series] | None, other: Series | None
+) -> tuple[RecordEntry, Series, Estimate] | None:
+    """The ratio of a series' median to another's, with the series and its record."""
+    if not found or not other or other is found[1]:
+        return None
+    ours, base = figures.get(found[1], "p50"), figures.get(other, "p50")
+    if not ours or not base or not base.value:
+        return None
+    return (*found, ratios.ratio(ours, base))
 
 
 @dataclass(frozen=True)

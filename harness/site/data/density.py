@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
 from harness.site.data import figures
+from harness.site.data.cold_start import FLOOR
 from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "density"
@@ -32,6 +33,11 @@ class MeasuredFleet:
     def find(self, metric: str, **dimensions: str) -> tuple[RecordEntry, Series] | None:
         found = self.entry.find(metric, **dimensions)
         return (self.entry, found) if found else None
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is of the reference substrate, in which no code of a user can run."""
+        return self.substrate == FLOOR
 
     @property
     def reached(self) -> int:
@@ -73,13 +79,12 @@ class MeasuredFleet:
                 return size * MIB
         return None
 
-    @property
-    def parts(self) -> Sequence[Series]:
-        """Memory of one idle VMM and its guest, one series per kind of memory."""
+    def parts(self, metric: str) -> Sequence[str]:
+        """The kinds of memory that a metric of one idle VMM and its guest tells apart."""
         return [
-            one
+            str(one.dimensions["part"])
             for one in self.entry.record.series
-            if one.metric == "footprint" and one.dimensions.get("work") == IDLE
+            if one.metric == metric and one.dimensions.get("work") == IDLE and one.samples
         ]
 
     @property
@@ -111,6 +116,6 @@ def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
 
 
 def largest(found: Sequence[MeasuredFleet], sharing: str) -> MeasuredFleet | None:
-    """The largest fleet of one sharing that has figures."""
-    fits = [one for one in found if one.sharing == sharing and one.each]
+    """The largest fleet of sandboxes of one sharing that has figures; the floor has none."""
+    fits = [one for one in found if one.sharing == sharing and one.each and not one.is_floor]
     return max(fits, key=lambda one: one.reached) if fits else None

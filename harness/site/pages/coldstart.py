@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.site.charts import cold_start_charts
-from harness.site.data import cold_start
+from harness.site.data import cold_start, ratios
 from harness.site.data.corpus import Corpus
 from harness.site.page import Document, Item, Nav, Page
 
@@ -32,6 +32,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "headline": cold_start.HEADLINE,
             "concurrencies": cold_start.CONCURRENCIES,
             "noop": cold_start.NOOP,
+            "floor": cold_start.FLOOR,
+            "above_floor": ratios.above_floor(corpus),
+            "kernels": ratios.of_kernels(corpus),
             "claim": corpus.beside.lines.get(cold_start_charts.LINE),
         },
     )

@@ -24,13 +24,15 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     quoted = [
         (who, [corpus.beside.kind(row, kind) for row in _COLUMNS]) for kind, who in _KINDS.items()
     ]
+    kinds = compare.compared(corpus)
     yield Document(
         "compare.html",
         "compare.html",
         "Comparison",
         "Containers, microVMs, a traditional VM and a bare process, measured in one run.",
         {
-            "kinds": compare.compared(corpus),
+            "kinds": kinds,
+            "has_floor": any(one.ratio_to_floor("first-reply") for one in kinds),
             "absent": compare.not_measured(corpus),
             "beside": compare.paired_runs(corpus),
             "others": quoted,

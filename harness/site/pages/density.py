@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.measure.quantity import thousands
@@ -9,6 +10,7 @@ from harness.measure.statistics import Estimate
 from harness.site.charts.chart import Chart, ChartRow
 from harness.site.charts.scaling import Curve, Naive, Point, Reference, ScalingPicture
 from harness.site.data import density
+from harness.site.data.cold_start import FLOOR
 from harness.site.data.corpus import Corpus
 from harness.site.data.density import MeasuredFleet
 from harness.site.data.publishers import ORIGINAL
@@ -27,16 +29,17 @@ def _curves(
     found: Sequence[MeasuredFleet], value: Callable[[MeasuredFleet], Estimate | None]
 ) -> Sequence[Curve]:
     curves = []
-    for sharing in density.SHARINGS:
+    for of_floor, sharing in itertools.product((False, True), density.SHARINGS):
         points, notes = [], set[str]()
         for fleet in found:
             estimate = value(fleet)
-            if fleet.sharing == sharing and estimate:
+            if (fleet.is_floor, fleet.sharing) == (of_floor, sharing) and estimate:
                 points.append(Point(fleet.reached, estimate))
                 notes.add(fleet.entry.summary.validity.status)
         notes.discard("valid")
+        name = f"{FLOOR}, {sharing}" if of_floor else _NAMES.get(sharing, sharing)
         if points:
-            curves.append(Curve(_NAMES.get(sharing, sharing), points, ", ".join(sorted(notes))))
+            curves.append(Curve(name, points, ", ".join(sorted(notes))))
     return curves
 
 
@@ -54,7 +57,7 @@ def _rows(
 ) -> Sequence[ChartRow]:
     ours = [
         ChartRow(
-            f"{fleet.sharing}, {thousands(fleet.n)}",
+            f"{f'{FLOOR}, ' if fleet.is_floor else ''}{fleet.sharing}, {thousands(fleet.n)}",
             fleet.entry,
             fleet.change,
             by=fleet.reached if each else 1,
@@ -131,6 +134,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         {
             "charts": drawn,
             "fleets": found,
+            "has_floor": any(one.is_floor for one in found),
             "merged": density.largest(found, "merged"),
             "forked": density.largest(found, "forked"),
             "published": published,

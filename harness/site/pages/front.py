@@ -26,7 +26,7 @@ def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
     found = {
         machines.accelerator(entry.summary.machine.accelerator) or "without an accelerator"
         for row in rows
-        if row.substrate != cold_start.NOOP
+        if not row.is_control
         for entry in row.entries.values()
     }
     return sorted(found)

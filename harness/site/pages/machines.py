@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site.data import evidence, machines, services
+from harness.site.data import evidence, kvm_figures, machines, services
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.run_list import rows_of
@@ -86,7 +86,10 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"Everything that was measured on {machines.title(machine)}.",
             {
                 "machine": machine,
-                "function_only": every[-1].summary.function_only,
+                "function_only": kvm_figures.function_only(every),
+                "partly": kvm_figures.partly_function_only(every),
+                "total": len(every),
+                "with_kvm": kvm_figures.newest(every),
                 "proved": _proved(corpus, id),
                 "entries": entries,
                 "rows": rows_of(newest, corpus.superseded),

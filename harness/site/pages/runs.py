@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.data import services
+from harness.site.data import kvm_figures, services
 from harness.site.data.corpus import Corpus
 from harness.site.data.run_list import rows_of
 from harness.site.page import Document, Item, Nav, Page
@@ -43,7 +43,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 for one in list(services.found(corpus))[:_SERVICES]
             ],
             "function_only": {
-                id: entries[-1].summary.function_only for id, entries in corpus.machines.items()
+                id: kvm_figures.function_only(entries) for id, entries in corpus.machines.items()
             },
             "problems": corpus.problems[:_PROBLEMS],
             "more_problems": max(0, len(corpus.problems) - _PROBLEMS),
