@@ -18,24 +18,24 @@ FACTS: Facts = {
 EMULATED = "this host's KVM (kvm_test) emulates the guest's kernel mode (test)"
 
 
-def _scaled(record: RunRecord, by: float, **dimensions: Scalar) -> RunRecord:
+def scaled(record: RunRecord, by: float, **dimensions: Scalar) -> RunRecord:
     """The record with other times and further dimensions."""
 
-    def scaled(one: Series) -> Series:
+    def changed(one: Series) -> Series:
         return dataclasses.replace(
             one,
             dimensions={**one.dimensions, **dimensions},
             samples=[sample * by for sample in one.samples],
         )
 
-    return dataclasses.replace(record, series=tuple(map(scaled, record.series)))
+    return dataclasses.replace(record, series=tuple(map(changed, record.series)))
 
 
 def floor(tier: str, day: int = 3, by: float = 0.25) -> RunRecord:
     """A record of `kvm-floor`: a tier's times of QEMU, `by` times as long, from the same seed."""
     host = dataclasses.replace(factory.machine(accelerator="kvm"), kvm=FACTS)
     made = factory.cold_start(tier, substrate="kvm-floor", host=host, day=day)
-    return _scaled(made, by)
+    return scaled(made, by)
 
 
 def with_kernel(kernel: str, tier: str, by: float = 0.5, day: int = 4, turn: str = "") -> RunRecord:
@@ -44,7 +44,7 @@ def with_kernel(kernel: str, tier: str, by: float = 0.5, day: int = 4, turn: str
     env = {"COPPICE_INTERLEAVE": turn} if turn else {}
     command = dataclasses.replace(made.command, env=env)
     named = {"guest_kernel": kernel} if kernel != "distribution" else {}
-    return _scaled(dataclasses.replace(made, command=command), by, **named)
+    return scaled(dataclasses.replace(made, command=command), by, **named)
 
 
 def function_only(tier: str, day: int = 5) -> RunRecord:

@@ -169,3 +169,15 @@ def test_the_floor_has_rows_and_a_curve_of_its_own(tmp_path: Path) -> None:
     assert "no system calls but the few that it serves" in text
     method = (out / "method.html").read_text(encoding="utf-8")
     assert "mapped, 8</th>" in method and "mapped, 1000</th>" not in method
+
+
+def test_a_fleet_with_a_slim_kernel_has_a_row_beside_the_usual_one(tmp_path: Path) -> None:
+    slim = fleet("mapped", 8, 4)
+    series = tuple(
+        replace(one, dimensions={**one.dimensions, "guest_kernel": "slim"}) for one in slim.series
+    )
+    slim = replace(slim, series=series, run_id="20261109T120000Z-0a0a0a0a")
+    text = (built(tmp_path, fleet("mapped", 8, 10), slim) / "density.html").read_text("utf-8")
+    for name, each in (("mapped, 8", 10), ("mapped, slim kernel, 8", 4)):
+        (row,) = re.findall(rf'<th scope="row">{name}<small>.*?</tr>', text, re.DOTALL)
+        assert float(Figures(row).found[1][0]) == each * MIB

@@ -147,3 +147,17 @@ def test_the_comparison_has_multiples_of_the_floor(tmp_path: Path) -> None:
 def test_without_a_floor_the_comparison_has_no_column_for_it(tmp_path: Path) -> None:
     text = page(tmp_path, [compared(("qemu", FROZEN, 0.0006))], "compare.html")
     assert "kvm-floor" not in text
+
+
+def test_guests_with_a_kernel_by_choice_do_not_stand_for_the_usual_ones(tmp_path: Path) -> None:
+    base = compared(("qemu", FROZEN, 0.0006), ("qemu", POOL, 0.003))
+    slim = dataclasses.replace(
+        compared(("qemu", FROZEN, 0.0001), ("qemu", POOL, 0.0002)),
+        run_id="20261109T120000Z-0a0a0a0a",
+    )
+    slim = kvm_factory.scaled(slim, 1.0, guest_kernel="slim")
+    text = page(tmp_path, [base, slim], "compare.html")
+    start = rows(section(text, "start"))
+    assert start[f"qemu {FROZEN}"][0][0] == 0.0006 and len(start[f"qemu {POOL}"]) == 1
+    front = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert "0.0002" not in section(front, "comparison")

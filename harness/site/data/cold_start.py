@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import Facts, Series
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
 from harness.site.data.record_summary import SeriesSummary
@@ -18,7 +19,6 @@ REHEARSED, PROGRAM = "first-exec", "first-program"
 NOOP = "noop"
 FLOOR = "kvm-floor"
 """The substrate without a VMM and a guest kernel: what the host's hardware allows."""
-GUEST_KERNEL = "guest_kernel"
 WAITS = "waits"
 DEFAULT_SUBSTRATE = "qemu"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.claims.published import Figure
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.quantity import thousands
 from harness.site.data import compare, e2b, figures
 from harness.site.data.corpus import Corpus, RecordEntry
@@ -118,6 +119,7 @@ def _fits(series: SeriesSummary, column: Column, concurrency: int) -> bool:
         and facts.get("concurrency", 1) == concurrency
         and (column.tier is None or facts.get("tier", column.tier) == column.tier)
         and facts.get("vmm", "waits") == "waits"
+        and GUEST_KERNEL not in facts
     )
 
 
@@ -132,6 +134,7 @@ def _fleet(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary, 
                 facts.get("work", "idle") != "idle"
                 or facts.get("counted", "to-be-had") != "to-be-had"
                 or not column.substrate(str(facts.get("substrate")))
+                or GUEST_KERNEL in facts
                 or (column.sharing and facts.get("sharing", column.sharing) != column.sharing)
             ):
                 continue

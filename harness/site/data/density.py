@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
 from harness.site.data import figures
@@ -105,6 +106,8 @@ def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
         if not isinstance(n, int):
             continue
         named = NETWORKED.format(sharing) if "network" in dimensions else str(sharing)
+        if kernel := dimensions.get(GUEST_KERNEL):
+            named = f"{named}, {kernel} kernel"
         fleet = MeasuredFleet(str(substrate), named, n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
