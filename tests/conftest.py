@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.host.run import Run
 from harness.interrupts import raise_from_now_on
+from tests.accelerators import BOTH, guests_under
 
 
 def pytest_configure() -> None:
@@ -21,3 +23,11 @@ def failures_of_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COPPICE_FAILURES", str(tmp_path_factory.mktemp("failures")))
         yield
+
+
+@pytest.fixture(scope="session", params=BOTH)
+def accelerator(request: pytest.FixtureRequest, run: Run) -> Iterator[str]:
+    """What runs the guests of a test, by its name."""
+    name: str = request.param
+    with guests_under(name, run):
+        yield name

@@ -13,6 +13,8 @@ from harness.testing import SubstrateContract
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates need root")
 OWN_NAMES = {"process": (), "gvisor": (), "bwrap": ("hostname",), "docker": ("hostname",)}
 """Reference substrates that share more with their host, or with their checkpoint."""
+UNDER_EACH = ("qemu",)
+"""Substrates that pass it under each accelerator."""
 SLOW = {"vm": "a boot takes most of a minute under emulation; set COPPICE_SLOW=1 to run it"}
 
 
@@ -20,6 +22,8 @@ def contract(name: str) -> type[SubstrateContract]:
     """The contract of a substrate, as a class that pytest collects."""
     attributes = {"substrate": name, "own_names": OWN_NAMES.get(name, ("hostname", "machine_id"))}
     made = type(f"Test_{name}", (SubstrateContract,), attributes)
+    if name in UNDER_EACH:
+        made = pytest.mark.usefixtures("accelerator")(made)
     if name in SLOW and not os.environ.get("COPPICE_SLOW"):
         made = pytest.mark.skip(reason=SLOW[name])(made)
     return made

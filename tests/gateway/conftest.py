@@ -53,8 +53,8 @@ def runtime() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def served(run: Run, possible: None) -> Iterator[GatewayProcess]:
-    """A gateway with microVMs and small pools."""
+def served(run: Run, possible: None, accelerator: str) -> Iterator[GatewayProcess]:
+    """A gateway with microVMs and small pools, under each accelerator."""
     with running_gateway(run, "--pool", "3", "--domain", "sandboxes.test") as process:
         process.wait_for_pool("code-interpreter-v1", 1)
         yield process

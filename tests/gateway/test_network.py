@@ -63,7 +63,7 @@ ADDRESS = (
 
 
 @pytest.fixture
-def own(run: Run, possible: None, tmp_path: Path) -> Iterator[GatewayProcess]:
+def own(run: Run, possible: None, tmp_path: Path, accelerator: str) -> Iterator[GatewayProcess]:
     """A gateway with microVMs that a test may kill."""
     with running_gateway(
         run, "--pool", "2", "--only", "base", runtime=tmp_path / "runtime"

@@ -32,7 +32,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(run: Run, possible: None, runtime: Path) -> Iterator[GatewayProcess]:
+def shared(run: Run, possible: None, runtime: Path, accelerator: str) -> Iterator[GatewayProcess]:
     with running_gateway(
         run, "--pool", "2", "--only", "base", "--no-network", runtime=runtime,
         program=("tests.gateway.staged", "gateway"),

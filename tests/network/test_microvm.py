@@ -41,7 +41,7 @@ PORT = 7007
 
 
 @pytest.fixture(scope="module")
-def guest(run: Run, net: Cubenet) -> Iterator[QemuSandbox]:
+def guest(run: Run, net: Cubenet, accelerator: str) -> Iterator[QemuSandbox]:
     substrate = QemuSubstrate()
     template = substrate.prepare(run, cache_directory(), TIER)
     identity = allocate(run.leases, run.id)

@@ -24,8 +24,8 @@ def substrate() -> QemuSubstrate:
 
 
 @pytest.fixture(scope="session")
-def template(run: Run, substrate: QemuSubstrate) -> QemuTemplate:
-    """A template with a checkpoint, for every tier."""
+def template(run: Run, substrate: QemuSubstrate, accelerator: str) -> QemuTemplate:
+    """A template with a checkpoint, for every tier, under each accelerator."""
     return substrate.prepare(run, cache_directory(), Tier.DURABLE_POOL)
 
 

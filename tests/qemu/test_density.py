@@ -58,7 +58,7 @@ def test_bhyve_explains_itself(tmp_path: Path) -> None:
 
 
 def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
-    runtime: Path, tmp_path: Path
+    runtime: Path, tmp_path: Path, accelerator: str
 ) -> None:
     results = tmp_path / "results"
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
@@ -79,6 +79,7 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
             eventually(lambda: not _is_vmm(vmms[0]))
         process.wait(280)
     record = only(results)
+    assert record.machine.accelerator == accelerator
     assert record.validity.status == "failed"
     assert any("1 of 3" in reason for reason in record.validity.reasons)
     reply = next(one for one in record.series if one.metric == "reply")

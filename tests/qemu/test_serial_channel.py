@@ -9,7 +9,7 @@ from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
 
-def test_the_agent_over_a_uart(run: Run) -> None:
+def test_the_agent_over_a_uart(run: Run, accelerator: str) -> None:
     substrate = QemuSubstrate(line="serial")
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
