@@ -13,8 +13,8 @@ On FreeBSD `host.requirements.all` lists the kernel's features. A rig runs if it
 installed, its own requirements are met, and one of its substrates runs that creates sandboxes,
 which noop does not; a rig that creates them itself has no substrates. One with `endpoint` also
 measures a service by its address (`--endpoint URL`), for which it needs nothing of all this.
-Exit codes: 0 every rig runs here; 64 COPPICE_ACCELERATOR or COPPICE_CPU says what cannot be; 69 a
-rig does not.
+Exit codes: 0 every rig runs here; 69 a rig does not. With `--again`, 64 where
+COPPICE_ACCELERATOR is set, and 69 or 77 where /dev/kvm cannot be used.
 """
 
 from __future__ import annotations

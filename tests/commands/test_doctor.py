@@ -13,6 +13,7 @@ import pytest
 from harness import paths
 from harness.cli import main
 from harness.commands import doctor
+from harness.host import kvm_device
 from harness.host.requirement import Requirement
 from harness.rig import discovery
 from harness.sandbox import protocol
@@ -200,6 +201,41 @@ def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
     out = capsys.readouterr().out
     assert "test_bad.py: does not load" in out and "no_such_module" in out
     assert "  good (Fake good): runs here" in out
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "why"),
+    [
+        ("COPPICE_ACCELERATOR", "tcg", "tcg", "set in COPPICE_ACCELERATOR"),
+        ("COPPICE_ACCELERATOR", "magic", None, "must be kvm or tcg"),
+        ("COPPICE_CPU", "a model", None, "must be MODEL"),
+        ("", "", "tcg", "does not exist"),
+    ],
+)
+def test_it_says_what_runs_guests_of_qemu(
+    rig: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    text: str,
+    name: str | None,
+    why: str,
+) -> None:
+    rig("good", "fake-runs")
+    for each in ("COPPICE_ACCELERATOR", "COPPICE_CPU"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr(kvm_device, "KVM", tmp_path / "kvm")
+    if variable:
+        monkeypatch.setenv(variable, text)
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["accelerator"]
+    assert found["name"] == name and why in found["reason"] and found["tried"] is None
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "Guests of QEMU" in out and why in out
+    assert main(["doctor", "--again"]) == (64 if variable == "COPPICE_ACCELERATOR" else 69)
+    assert capsys.readouterr().err.count("\n") == 2, "an error and the command that helps"
 
 
 def test_the_exit_code_agrees_with_the_report_on_this_host() -> None:

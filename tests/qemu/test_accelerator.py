@@ -117,6 +117,19 @@ def test_what_cannot_be_insisted_on(
 
 
 @needs_kvm
+def test_a_rate_that_this_host_cannot_scale_to(
+    run: Run, image: GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kvm_device.scales_tsc():
+        pytest.skip("this KVM scales the TSC")
+    monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
+    monkeypatch.setenv("COPPICE_CPU", "host,-arch-capabilities,tsc-frequency=1000000000")
+    with pytest.raises(Unsupported, match="cannot be scaled to 1000000 kHz") as refused:
+        choose(run, tmp_path, image)
+    assert "leave tsc-frequency out" in str(refused.value)
+
+
+@needs_kvm
 def test_a_kvm_that_refuses_a_vcpu_is_not_used(
     refusing: Shim, image: GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

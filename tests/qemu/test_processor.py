@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ from harness.errors import CheckpointCorrupt, CheckpointForeign
 from harness.gateway.fleets import saved_vm
 from harness.host import kvm_device
 from harness.host.run import Run
+from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import processor
 from harness.sandbox.qemu.checkpoint import DEVICES, MEMORY, complete, load, path_for
 from harness.sandbox.qemu.examination import examine
 from harness.sandbox.qemu.machine import Shape
 from harness.sandbox.qemu.processor import Processor
+from harness.sandbox.qemu.substrate import QemuTemplate
+from tests.qemu.conftest import Launch
 
 ELSEWHERE = Processor(
     "AMD EPYC 7763", "vendor=AuthenticAMD family=25 model=1 1.ecx=fffa3203 7.0.ebx=219c97a9",
@@ -49,6 +53,26 @@ def test_what_a_vmm_shows(here: Processor) -> None:
     assert int(words["1.edx"], 16) & 1 << 4, "a TSC"
     assert not int(words["1.ecx"], 16) & 1, "pni was left out"
     assert here.name.startswith("QEMU Virtual CPU") and len(here.cpuid_sha256) == 64
+
+
+def test_what_a_vmm_shows_is_what_its_guest_sees(
+    run: Run, launch: Launch, template: QemuTemplate
+) -> None:
+    """Under KVM a sealed guest is asked on this host: what the manifest says must be true."""
+    told = examine(run, replace(template.shape, processor=None))
+    guest = launch(Tier.DURABLE_PREWARM_POOL)
+    guest.resume()
+    text = guest.agent.read_file("/proc/cpuinfo").decode()
+    seen = dict(re.findall(r"^([^\t:]+?)\s*: (.*)$", text, re.MULTILINE))
+    words = dict(word.split("=") for word in told.cpuid.split())
+    assert (seen["vendor_id"], seen["model name"]) == (words["vendor"], told.name)
+    for name, word in (("cpu family", "family"), ("model", "model"), ("stepping", "stepping")):
+        assert seen[name] == words[word]
+    for word, bit, flag in (
+        ("1.ecx", 0, "pni"), ("1.ecx", 9, "ssse3"), ("1.ecx", 20, "sse4_2"), ("1.edx", 26, "sse2"),
+        ("80000001.edx", 29, "lm"), ("7.0.ebx", 5, "avx2"), ("6.eax", 2, "arat"),
+    ):  # fmt: skip
+        assert (flag in seen["flags"].split()) == bool(int(words[word], 16) >> bit & 1), flag
 
 
 def test_a_checkpoint_of_this_processor(made: Path, here: Processor) -> None:

@@ -93,6 +93,8 @@ def microvm_fleet(
 def _spec(run: Run, cache: Path, disks: Disks) -> MicroVmSpec:
     image = build(cache, microvm.ENVD)
     chosen = choose(run, cache, image)
+    facts = {"accelerator": chosen.name, "processor": chosen.cpu, "why": chosen.reason}
+    log.info("microVMs have their accelerator", extra={"fields": facts})
     if chosen.name == "tcg":
         refuse_huge_pages()
     return MicroVmSpec(

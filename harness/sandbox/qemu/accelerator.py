@@ -100,7 +100,10 @@ def named() -> str | None:
     """What COPPICE_ACCELERATOR insists on: kvm or tcg. Raises UsageError."""
     text = os.environ.get(VARIABLE) or None
     if text not in (None, "kvm", "tcg"):
-        raise UsageError(f"{VARIABLE} is {text!r}; it must be kvm or tcg")
+        raise UsageError(
+            f"{VARIABLE} is {text!r}; it must be kvm or tcg",
+            hint=f"unset {VARIABLE}: KVM is then tried",
+        )
     return text
 
 
@@ -153,7 +156,7 @@ def _insisted(run: Run, shape: Shape) -> Accelerator:
 def _emulated(
     run: Run, shape: Shape, reason: str, usable: bool, tried: float | None = None
 ) -> Accelerator:
-    if shape.cpu and processor.of_host(shape.cpu):
+    if shape.cpu.partition(",")[0] == processor.HOST:
         raise UsageError(
             f"{processor.VARIABLE}={shape.cpu} needs KVM, and guests are emulated here: {reason}",
             hint=f"name another model ({processor.LIST}), or none",

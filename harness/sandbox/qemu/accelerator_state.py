@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, UsageError
 from harness.host import kvm_device
 from harness.sandbox.qemu import decisions
 from harness.sandbox.qemu.accelerator import VARIABLE, asked, named, of_host
@@ -35,8 +35,12 @@ _UTC = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def state(cache: Path) -> State:
-    """What the next run will use, and why. Raises UsageError for what the environment says."""
-    insisted, refused = named(), kvm_device.refusal(kvm_device.KVM)
+    """What the next run will use, and why."""
+    try:
+        insisted, shape = named(), asked()
+    except UsageError as error:
+        return State(None, str(error.args[0]), remedy=error.hint)
+    refused = kvm_device.refusal(kvm_device.KVM)
     if insisted == "kvm" and refused:
         return State(None, f"set in {VARIABLE}, but {refused.args[0]}", remedy=refused.hint)
     if insisted:
@@ -44,7 +48,7 @@ def state(cache: Path) -> State:
     if refused:
         return State("tcg", str(refused.args[0]), remedy=refused.hint)
     try:
-        found = decisions.latest(cache, of_host(asked()))
+        found = decisions.latest(cache, of_host(shape))
     except CoppiceError as error:  # no QEMU, which its own line says
         return State(None, str(error.args[0]), remedy=error.hint)
     if found is None:

@@ -18,6 +18,7 @@ LIMIT_S = 30.0
 _PROPERTIES = ("vendor", "family", "model", "stepping", "model-id", "tsc-frequency")
 _ABSENT = re.compile(r"(unable to find CPU model|[^:]*requires KVM|Property '[^']*' not found).*")
 _LACKING = re.compile(r"support requested feature: (\S+) \[bit")
+_RATE = re.compile(r"TSC frequency mismatch between VM \((\d+) kHz\) and host \((\d+) kHz\)")
 _REGISTER = re.compile(r"(CPUID\.\w+:\w+|MSR\(\w+\))\.")
 
 
@@ -74,6 +75,12 @@ def _explained(shape: Shape, error: GuestDied, said: str) -> CoppiceError:
         return UsageError(
             f"{processor.VARIABLE}: QEMU cannot make the processor {model!r}: {found[0]}",
             hint=processor.LIST,
+        )
+    if found := _RATE.search(said):
+        return Unsupported(
+            f"{processor.VARIABLE}: this host's TSC runs at {found[2]} kHz and cannot be scaled to "
+            f"{found[1]} kHz",
+            hint=f"leave tsc-frequency out, or name {found[2]}000",
         )
     lacking = list(dict.fromkeys(_REGISTER.sub("", each) for each in _LACKING.findall(said)))
     if lacking:

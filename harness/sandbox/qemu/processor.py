@@ -22,8 +22,9 @@ VARIABLE = "COPPICE_CPU"
 LIST = "qemu-system-x86_64 -cpu help"
 ENFORCED = ",enforce"
 """QEMU then refuses to start without one of the features."""
-OF_HOST = ("host", "max")
-"""Models that copy the processor below."""
+HOST = "host"
+OF_HOST = (HOST, "max")
+"""Models that copy the processor below. QEMU emulates no `host`."""
 TOLERANCE = 250e-6
 """How far two TSC rates may be apart; the kernel and QEMU take them for equal then."""
 _FORM = re.compile(r"[A-Za-z0-9][\w.-]*(,([+-][\w.-]+|[\w.-]+=[\w.-]+|enforce))*")
