@@ -23,6 +23,7 @@ __all__ = [
     "ENVD",
     "ESSAYS",
     "EXIT_COST_PROGRAM",
+    "FLOOR_PROGRAMS",
     "GUEST_PROGRAMS",
     "KERNEL_BUILD",
     "KSM_PROGRAM",
@@ -77,6 +78,8 @@ KERNEL_BUILD = PACKAGE / "guest" / "kernel_build"
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
 EXIT_COST_PROGRAM = PACKAGE / "host" / "programs" / "exit_cost.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
+FLOOR_PROGRAMS = PACKAGE / "sandbox" / "kvm_floor" / "programs"
+"""C sources of kvm-floor: its VMM, and the program that its guests run."""
 VMM_PROGRAMS = PACKAGE / "sandbox" / "qemu" / "programs"
 """C sources of what confines a VMM, and of what forks it."""
 ENVD = PACKAGE / "gateway" / "guest"

@@ -26,14 +26,22 @@ from harness.measure.clock import cold_start_clock, without_collector
 from harness.measure.record import Facts, Failure, Scalar, Series
 from harness.paths import cache_directory
 from harness.procedures import unrehearsed
-from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
+from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude, not_offered
 from harness.procedures.launcher import Launcher
 from harness.rig.discovery import OURS, substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 from harness.rig.stages import ANSWERED
 from harness.rig.tasks import Task
-from harness.sandbox.protocol import Role, Sharing, Tier, load, registered
+from harness.sandbox.protocol import (
+    Role,
+    Sharing,
+    Substrate,
+    Template,
+    Tier,
+    load,
+    registered,
+)
 
 
 def tasks() -> Sequence[Task]:
@@ -62,6 +70,7 @@ RIG = RigInfo(
         "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
         "eea649ed6a0a3cf045eadb1281ffcf9068bca4bae047974d970e0700cb9ea877",
         "4e6406faa5cee7caf0265fe01ee579caeb762e20b3526d1a6e575c001cfaea74",
+        "d8f36071e155ec9f8fa9e3e08cdc9e728f4b7228155e10d22ad7b7c14af4ead2",
     ),
 )
 TIMEOUT_S = 120.0
@@ -154,7 +163,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def attempts(
     case: Case,
     launcher: Launcher,
-    own_kernel: bool,
+    substrate: Substrate[Template],
     count: int,
     upto: str,
     announce: Callable[[str], object],
@@ -172,10 +181,14 @@ def attempts(
         with without_collector():
             for _ in range(batch // case.concurrency or 1):
                 together = climb_together(
-                    min(case.concurrency, batch), launcher.acquire, upto, TIMEOUT_S
+                    min(case.concurrency, batch),
+                    launcher.acquire,
+                    upto,
+                    TIMEOUT_S,
+                    substrate.not_offered,
                 )
                 announce(ANSWERED)
-                conclude(together, launcher.release, own_kernel)
+                conclude(together, launcher.release, substrate.own_kernel)
                 climbs += together
     return climbs
 
@@ -219,22 +232,26 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int, others: int) -> l
             pooled=case.vmm is Vmm.WAITS,
             forked=case.vmm is Vmm.FORKED,
         )
-        start = functools.partial(
-            attempts, case, launcher, substrate.own_kernel, announce=rig_run.announce
-        )
+        start = functools.partial(attempts, case, launcher, substrate, announce=rig_run.announce)
+        lacks = substrate.not_offered
         warmup = start(min(case.concurrency, WARM_UPS), "first-exec")
         rig_run.begin()
         # A boot costs far more than the later rungs, so these barely slow other sandboxes' boots.
         if case.concurrency == 1 or case.tier is Tier.FULL:
             climbs = start(count, RUNGS[-1])
-            series = [series_of(rung, dimensions, warmup, climbs) for rung in RUNGS]
+            offered = [rung for rung in RUNGS if rung not in lacks]
+            series = [series_of(rung, dimensions, warmup, climbs) for rung in offered]
         else:
             for upto in ("first-reply", "first-exec", "first-touch"):
+                if upto in lacks:
+                    continue
                 climbs = start(count, upto)
                 rungs = RUNGS[:3] if upto == "first-reply" else (upto,)
                 series += [series_of(rung, dimensions, warmup, climbs) for rung in rungs]
+        series += [not_offered(rung, why, dimensions) for rung, why in lacks.items()]
         # `noop` has no programs.
-        if case.concurrency == 1 and substrate.role is not Role.CONTROL:
+        runs_programs = substrate.role is not Role.CONTROL and "first-exec" not in lacks
+        if case.concurrency == 1 and runs_programs:
             # Drawn from the run's id, which is in the record.
             chance = random.Random(rig_run.run_id)
             several = unrehearsed.programs(run.directory)

@@ -23,7 +23,7 @@ from harness.measure import memory_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
 from harness.measure.collector import Collector
-from harness.measure.record import Clock, Facts, Image, Series
+from harness.measure.record import NOT_OFFERED, Clock, Facts, Image, Series
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot, unrehearsed
 from harness.procedures.columns import TIMEOUT_S, Column, Stand, held_memory, processes_of
@@ -77,6 +77,7 @@ RIG = RigInfo(
         "a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",
         "72cef04e884cde27a4e9055ddbb6f1de3ca826e8919eac47897bdfb5fc5f29fa",
         "b57ef7d7963db71d6b1db24883858cbe1f52da95a51c84092eb0fa8b70c1f0b2",
+        "0d318493a01fc6433ac5b41260de82d557125ea40fb2371e64b3a80fafbff68d",
     ),
 )
 
@@ -144,7 +145,7 @@ def cold_starts(
                 show_progress(f"{part}, {upto}: round {number // len(chosen) + 1} of {visits}")
             done = climbs[stand.column]
             limit = _visits_of(stand.column, concurrency, upto, visits, plan.profile)
-            if len(done) >= concurrency * limit:
+            if len(done) >= concurrency * limit or upto in stand.substrate.not_offered:
                 continue
             time.sleep(SETTLE_S)
             done += stand.visit(concurrency, upto)
@@ -154,7 +155,11 @@ def cold_starts(
                 substrate=column.substrate, tier=str(column.tier), concurrency=concurrency
             )
             failures = [(i, climb.failure) for i, climb in enumerate(done) if climb.failure]
+            lacks = load(column.substrate).not_offered
             for rung in rungs:
+                if why := lacks.get(rung):
+                    findings.fail(rung, "s", why, "lower", NOT_OFFERED)
+                    continue
                 times = [climb.rungs[rung] for climb in done if climb.failure is None]
                 findings.add(rung, "s", times, failures)
             series += findings.series
@@ -167,7 +172,10 @@ def other_programs(stands: Sequence[Stand], count: int, run: Run, rig_run: RigRu
     chance = random.Random(rig_run.run_id)  # which is in the record
     series: list[Series] = []
     for stand in stands:
-        if stand.substrate.role is Role.CONTROL or heavy(stand.column):
+        has_none = (
+            stand.substrate.role is Role.CONTROL or "first-exec" in stand.substrate.not_offered
+        )
+        if has_none or heavy(stand.column):
             continue
         rig_run.show_progress(f"other programs: {stand.column}")
         many = min(count, HEAVY_VISITS) if slow(stand.column) else count
@@ -334,6 +342,10 @@ def reboots(stands: Sequence[Stand], show_progress: ShowProgress) -> list[Series
     for stand in stands:
         show_progress(f"reboot: {stand.column}")
         findings = Collector(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        if why := stand.substrate.not_offered.get("first-exec"):
+            findings.fail("state-survives", "1", why, "lower", NOT_OFFERED)
+            series += findings.series
+            continue
         try:
             after = reboot.simulate_reboot(stand.column)
         except CoppiceError as error:

@@ -26,7 +26,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.host_memory import HostMemory
-from harness.measure.record import Clock
+from harness.measure.record import NOT_OFFERED, Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
@@ -104,6 +104,7 @@ RIG = RigInfo(
         "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
         "3007f4cc20282c43daf3f011ba472524d6bbb9575d4c548b46fee16d10ce2971",
         "631536cf4196f047a8f0c05f5640ebb8f36cf5aec6cf007a1285b79f4c164543",
+        "40401048c67178daaf24278d6bccbfa45a9d454e6fbad52d4aa2ec9570e9d98a",
     ),
 )
 TOUCHED_MIB = 16
@@ -197,9 +198,10 @@ class Maker:
         return self.net.attach_tap(identity).descriptor if self.net else None
 
 
-def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
+def estimate(launch: Callable[[], Sandbox], merger: Merging | None, known: int) -> int:
     """The memory of one sandbox in bytes, measured on the pilots, each of which has run a process,
-    after merging by KSM if the fleet will be merged."""
+    after merging by KSM if the fleet will be merged. It is `known` where sandboxes share a
+    process, so that none has memory of its own that could be read."""
     before = host_memory.read()
     with SandboxFleet(launch, 0) as pilots:
         up = pilots.bring_up(PILOTS)
@@ -216,6 +218,8 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
         if pilots.sandboxes and not footprint_linux.AVAILABLE:
             change = before.to_be_had - host_memory.read().to_be_had
             return round(MARGIN * max(change, 0) / len(pilots.sandboxes))
+        if pilots.sandboxes and not pids_of(pilots.sandboxes):
+            return known
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
         pytest.fail(f"no pilot sandbox could be measured: {why}", pytrace=False)
@@ -241,7 +245,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
         net = stack.enter_context(open_cubenet(run)) if case.network else None
         maker = Maker(case, substrate, template, run, net)
         with maker.launcher() as launch:
-            each = estimate(launch, merger)
+            each = estimate(launch, merger, substrate.memory_per_sandbox(TIER))
         if not rig_run.option("force"):
             _admit(case, each)
         rig_run.begin()
@@ -254,13 +258,14 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, scanned, touch, rig_run.announce)
+            lacks = substrate.not_offered
+            live(findings, fleet.sandboxes, before, merger, scanned, touch, rig_run.announce, lacks)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
-            if profile == "full":
+            if profile == "full" and "first-exec" not in lacks:
                 fleet_figures.wakes(findings, fleet.sandboxes[0])
             # Last: no figure of memory includes what these programs touch.
-            if substrate.role is not Role.CONTROL:
+            if substrate.role is not Role.CONTROL and "first-exec" not in lacks:
                 chance = random.Random(rig_run.run_id)  # which is in the record
                 fleet_figures.programs(findings, fleet.sandboxes, run.directory, chance)
         rig_run.end()
@@ -304,6 +309,7 @@ def live(
     scanned: float,
     touch: bool,
     announce: Callable[[str], object],
+    lacks: Mapping[str, str],
 ) -> None:
     """Measure a fleet at rest, then its replies, then its memory after work.
 
@@ -325,7 +331,10 @@ def live(
     fleet_figures.answers(
         findings, "reply", ask_each(sandboxes, lambda sandbox: sandbox.agent.ping()), count
     )
-    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, run_process), count)
+    if why := lacks.get("first-exec"):
+        findings.fail("first-exec", "s", why, "lower", NOT_OFFERED)
+    else:
+        fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, run_process), count)
     fleet_figures.distinct(findings, sandboxes)
     if touch:
         work(findings, sandboxes, before, merger)

@@ -96,7 +96,8 @@ RIG = RigInfo(
     id="storm",
     title="Storms: sandboxes arrive at a rate, and the highest rate that holds",
     claims=(),
-    wants=lambda substrate: bool(substrate.tiers),
+    wants=lambda substrate: bool(substrate.tiers) and "first-exec" not in substrate.not_offered,
+    measured_alike=("9438ffa460a5333f7ece8bf7508fb789ae4ee894c46b9224708246285fac4a4f",),
     options={
         **OPTIONS,
         "pool": "sandboxes kept ready; 0: each request launches its own (default: 16)",

@@ -30,6 +30,8 @@ name of a file. Without it the kernel was the distribution's."""
 _OWN_KERNEL = ("qemu", "bhyve", "vm")
 _SHARED_KERNEL = ("noop", "process", "bwrap", "docker", "gvisor", "oci", "jail")
 """Substrates by the first part of their names; those of other packages are in neither list."""
+_NO_PROGRAMS = ("noop", "kvm-floor")
+"""Substrates whose sandboxes run no programs."""
 _PROGRAMS = (
     "first-exec",
     "first-touch",
@@ -161,6 +163,8 @@ def rehearsed(metric: str, dimensions: Mapping[str, Value]) -> bool | None:
     stated = dimensions.get("rehearsed")
     if stated is not None:
         return stated == "yes"
-    if metric not in _PROGRAMS or dimensions.get("substrate") == "noop" or SYSTEM in dimensions:
+    if metric not in _PROGRAMS or dimensions.get("substrate") in _NO_PROGRAMS:
+        return None
+    if SYSTEM in dimensions:
         return None
     return dimensions.get("tier") != "full"

@@ -68,7 +68,9 @@ class Stand:
             return [Climb({}, why) for _ in range(concurrency)]
         done: list[Sandbox] = []
         with without_collector():
-            climbs = climb_together(concurrency, self.launcher.acquire, upto, TIMEOUT_S)
+            climbs = climb_together(
+                concurrency, self.launcher.acquire, upto, TIMEOUT_S, self.substrate.not_offered
+            )
             conclude(climbs, done.append, self.substrate.own_kernel)
         with ThreadPoolExecutor(WORKERS) as workers:
             list(workers.map(self.launcher.release, done))

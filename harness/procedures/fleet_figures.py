@@ -59,6 +59,8 @@ def memory_figures(
         return  # this system does not report proportional set sizes
     found, gone = [], []
     for number, sandbox in enumerate(sandboxes):
+        if sandbox.process is None:
+            continue  # it shares one with others, which the host's change counts
         footprint = footprint_of(sandbox)
         if footprint:
             found.append(footprint)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +20,15 @@ from harness.errors import CoppiceError, SandboxError, WrongAnswer
 from harness.host.boot import boot_id
 from harness.measure import wall_clock
 from harness.measure.clock import LADDER
+from harness.measure.record import NOT_OFFERED, Facts, Failure, Series
 from harness.measure.wall_clock import Reading
 from harness.procedures.gate import at_once
 from harness.sandbox.protocol import Sandbox
 
 RUNGS = tuple(rung.name for rung in LADDER)
 WORKING_SET_MIB = 16
+NO_KERNEL = "none"
+"""What a guest reports as its kernel that is a single program in a VM."""
 
 
 @dataclass
@@ -40,11 +43,16 @@ class Climb:
     """The clocks before the request."""
 
 
-def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
-    """One cold start up to the rung `upto`; the caller destroys the sandbox."""
+def climb(
+    acquire: Callable[[], Sandbox], upto: str, timeout_s: float, without: Collection[str] = ()
+) -> Climb:
+    """One cold start up to the rung `upto`; the caller destroys the sandbox.
+
+    It passes by the rungs `without`, which the substrate does not offer.
+    """
     clock = time.perf_counter
     word = secrets.token_hex(8)
-    sandbox = None
+    sandbox = finished = None
     ends: dict[str, float] = {}
     try:
         start = clock()
@@ -52,12 +60,13 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
         ends["object"] = clock()
         ends["first-reply"] = sandbox.awaken(timeout_s)
         if upto != "first-reply":
-            finished = sandbox.first_exec(word)
-            ends["first-exec"] = clock()
-            if upto != "first-exec":
+            if "first-exec" not in without:
+                finished = sandbox.first_exec(word)
+                ends["first-exec"] = clock()
+            if upto != "first-exec" and "first-touch" not in without:
                 sandbox.touch(WORKING_SET_MIB)
                 ends["first-touch"] = clock()
-            if finished.code or finished.stdout != f"{word}\n".encode():
+            if finished and (finished.code or finished.stdout != f"{word}\n".encode()):
                 raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
     except CoppiceError as error:
         return Climb({}, f"{type(error).__name__}: {error.args[0]}", sandbox)
@@ -66,12 +75,31 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
 
 def prove_own_kernel(sandbox: Sandbox) -> None:
     """Raise SandboxError if the sandbox runs on this host's kernel; checked for every microVM."""
-    if sandbox.agent.hello()["boot_id"] == boot_id():
+    told = sandbox.agent.hello()
+    if told["kernel"] == NO_KERNEL:
+        raise SandboxError(f"{sandbox.id} runs on no kernel, not on one of its own")
+    if told["boot_id"] == boot_id():
         raise SandboxError(f"{sandbox.id} runs on this host's kernel, not on one of its own")
 
 
+def not_offered(rung: str, why: str, dimensions: Facts) -> Series:
+    """The series of a rung that a substrate does not offer."""
+    return Series(
+        metric=rung,
+        unit="s",
+        better="lower",
+        dimensions=dimensions,
+        loop="closed",
+        failures=[Failure(0, why, NOT_OFFERED)],
+    )
+
+
 def climb_together(
-    count: int, acquire: Callable[[], Sandbox], upto: str, timeout_s: float
+    count: int,
+    acquire: Callable[[], Sandbox],
+    upto: str,
+    timeout_s: float,
+    without: Collection[str] = (),
 ) -> Sequence[Climb]:
     """`count` concurrent cold starts, one thread each, started by one gate.
 
@@ -80,13 +108,13 @@ def climb_together(
     """
     clocks = wall_clock.read()
     if count == 1:
-        alone = climb(acquire, upto, timeout_s)
+        alone = climb(acquire, upto, timeout_s, without)
         alone.clocks = clocks
         return [alone]
     climbs: list[Climb] = [Climb({}, "never started")] * count
 
     def run(index: int) -> None:
-        climbs[index] = climb(acquire, upto, timeout_s)
+        climbs[index] = climb(acquire, upto, timeout_s, without)
 
     at_once([partial(run, index) for index in range(count)])
     for each in climbs:

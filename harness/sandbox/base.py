@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import Unsupported
@@ -36,6 +37,7 @@ class SubstrateBase:
     compared: Compared | None = Compared()
     boot_cpu_s: float = 0.0
     tools: Sequence[str] = ()
+    not_offered: Mapping[str, str] = MappingProxyType({})
 
     def memory_per_sandbox(self, tier: Tier) -> int:
         """Host memory that one more sandbox of a tier takes, in bytes; an upper estimate."""

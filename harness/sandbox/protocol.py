@@ -24,7 +24,7 @@ these as failures of one sandbox; any other exception ends the run.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -215,6 +215,9 @@ class Substrate(Protocol[T]):
     """CPU seconds that one boot takes, estimated: rigs plan the number of boots by it."""
     tools: Sequence[str]
     """Programs whose versions are recorded."""
+    not_offered: Mapping[str, str]
+    """Rungs of the ladder that its sandboxes cannot reach, each with the reason: first-exec where
+    they run no programs. What rigs would measure by them is recorded as not offered."""
 
     def requirements(self) -> Sequence[Requirement]:
         """What this host must have, for `coppice doctor` and `prepare`. Changes nothing."""
@@ -341,6 +344,10 @@ def _wrong(substrate: object, name: str) -> str | None:
         "compared": ("Compared or None", lambda value: isinstance(value, Compared | None)),
         "boot_cpu_s": ("a number", lambda value: isinstance(value, int | float)),
         "tools": ("a tuple of str", lambda value: _all(str, value)),
+        "not_offered": (
+            "a mapping of rungs to reasons",
+            lambda value: isinstance(value, Mapping) and _all(str, (*value, *value.values())),
+        ),
     }
     for method in ("requirements", "memory_per_sandbox", "prepare", "launch", "zygote"):
         checks[method] = ("a method", callable)

@@ -8,11 +8,19 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import GuestDied
+from harness.errors import GuestDied, SandboxError
 from harness.guest.agent_client import Finished
 from harness.host.boot import boot_id
 from harness.host.identity import Identity
-from harness.procedures.ladder import RUNGS, Climb, climb, climb_together, conclude
+from harness.procedures.ladder import (
+    NO_KERNEL,
+    RUNGS,
+    Climb,
+    climb,
+    climb_together,
+    conclude,
+    prove_own_kernel,
+)
 from harness.sandbox.noop import NoopSandbox
 from harness.sandbox.protocol import Sandbox
 
@@ -40,12 +48,29 @@ class Fake(NoopSandbox):
 
     @property
     def agent(self) -> Any:
-        return SimpleNamespace(hello=lambda: {"boot_id": self.told["boot_id"]})
+        told = {"kernel": self.told.get("kernel", "6.1"), "boot_id": self.told["boot_id"]}
+        return SimpleNamespace(hello=lambda: told)
 
 
 def _climbed(upto: str = RUNGS[-1], **told: Any) -> tuple[Climb, Fake]:
     sandbox = Fake(**told)
     return climb(lambda: cast(Sandbox, sandbox), upto, 1), sandbox
+
+
+def test_rungs_that_are_not_offered_are_passed_by() -> None:
+    """They have no times, and what comes after them is still timed from the request."""
+    sandbox = Fake()
+    done = climb(lambda: cast(Sandbox, sandbox), RUNGS[-1], 1, {"first-exec": "it has no kernel"})
+    assert done.failure is None and sandbox.asked == ["touch"]
+    assert list(done.rungs) == ["object", "first-reply", "first-touch"]
+    assert list(done.rungs.values()) == sorted(done.rungs.values())
+    assert climb(lambda: cast(Sandbox, Fake()), "first-exec", 1, ["first-exec"]).failure is None
+
+
+def test_a_guest_without_a_kernel_has_none_of_its_own() -> None:
+    bare = Fake(kernel=NO_KERNEL, boot_id="none")
+    with pytest.raises(SandboxError, match="runs on no kernel, not on one of its own"):
+        prove_own_kernel(cast(Sandbox, bare))
 
 
 @pytest.mark.parametrize(
