@@ -19,7 +19,7 @@ from harness.sandbox.kvm_floor.vmm import Vmm
 from harness.sandbox.protocol import Tier
 
 PROGRAM = 0x4000
-"""Where the guest's program lies in an image (programs/layout.h)."""
+"""Where the guest's program lies in an image: PROGRAM - BASE of programs/layout.h."""
 Launch = Callable[[Tier], KvmFloorSandbox]
 Hostile = Callable[[bytes], Vmm]
 

@@ -25,9 +25,10 @@ _STARTED = encode(FrameKind.HELLO, 0)
 
 @dataclass(frozen=True)
 class _Ring:
-    """What wakes a guest, and the one right answer under `key`: made before the timed path."""
+    """What wakes a guest, and the one right answer under `key`: made before the timed path, or
+    while the VMM works."""
 
-    message: bytes
+    frames: bytes
     answer: bytes
     key: bytes
 
@@ -40,20 +41,24 @@ class KvmFloorSandbox:
     """
 
     def __init__(
-        self, vmm: Vmm, slot: int, channel: socket.socket, identity: Identity, state: VmState
+        self, vmm: Vmm, channel: socket.socket, identity: Identity, state: VmState
     ) -> None:
         self.id = identity.id
         self.identity = identity
         self.agent = Agent(channel, f"sandbox {identity.id}")
         self.agent.key = identity.key
         self._vmm = vmm
-        self._slot = slot
+        self._slot = -1
         self._channel = channel
         self._state = state
         self._limit_s = 0.0
         self._gone = False
         self._first = True
-        self._ring = self._new_ring()
+        self._ring: _Ring | None = None
+
+    def create(self, far: socket.socket) -> None:
+        """Make its VM, with this end of its channel. Raises SandboxError."""
+        self._slot = self._vmm.create(far.fileno(), self.arm)
 
     # The timed path.
 
@@ -63,10 +68,10 @@ class KvmFloorSandbox:
             self.agent.ping(timeout_s)
             return time.perf_counter()
         ring = self._ring
-        if ring.key is not self.agent.key:  # the caller expects answers under another
+        if not ring or ring.key is not self.agent.key:  # the caller expects answers under another
             ring = self._new_ring()
         self._limit_reads(timeout_s)
-        self._vmm.send(ring.message)
+        self._vmm.send(self._vmm.message(self._slot, ring.frames))
         answer = b""
         try:
             while len(answer) < len(ring.answer):
@@ -118,7 +123,7 @@ class KvmFloorSandbox:
             answer = encode(FrameKind.ANSWER, _IDENTITY) + answer
         if self._state is VmState.BOOTING:
             answer = _STARTED + answer
-        return _Ring(self._vmm.message(self._slot, frames), answer, key)
+        return _Ring(frames, answer, key)
 
     @property
     def process(self) -> HostProcess | None:
@@ -149,14 +154,13 @@ class KvmFloorSandbox:
             self.identity.release()
 
 
-def started(vmm: Vmm, identity: Identity, state: VmState, timeout_s: float) -> KvmFloorSandbox:
+def started(vmm: Vmm, identity: Identity, state: VmState) -> KvmFloorSandbox:
     """A sandbox with a new VM, which has not run. Raises SandboxError with what KVM refused."""
     near, far = socket.socketpair()
     try:
+        sandbox = KvmFloorSandbox(vmm, near, identity, state)
         with far:
-            slot = vmm.create(far.fileno())
-        sandbox = KvmFloorSandbox(vmm, slot, near, identity, state)
-        sandbox._limit_reads(timeout_s)
+            sandbox.create(far)
         return sandbox
     except BaseException:
         near.close()

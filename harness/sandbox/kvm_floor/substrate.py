@@ -135,7 +135,7 @@ class KvmFloorSubstrate(SubstrateBase):
         with contextlib.ExitStack() as undo:
             undo.callback(identity.release)
             state = VmState.EMPTY if tier.restores else VmState.BOOTING
-            sandbox = started(template.vmms.next(), identity, state, LIMIT_S)
+            sandbox = started(template.vmms.next(), identity, state)
             undo.pop_all()
         if tier.waits_in_memory:
             with destroyed_on_failure(sandbox):

@@ -95,9 +95,12 @@ class Vmm:
         except OSError as error:
             raise self.died() from error
 
-    def create(self, channel: int) -> int:
-        """A new VM whose channel is this descriptor; its number."""
-        return self._ask(What.CREATE, passed=channel)[0]
+    def create(self, channel: int, meanwhile: Callable[[], object] = bool) -> int:
+        """A new VM whose channel is this descriptor; its number.
+
+        `meanwhile` is called while the VMM makes it.
+        """
+        return self._ask(What.CREATE, passed=channel, meanwhile=meanwhile)[0]
 
     def stop(self, slot: int) -> None:
         self._ask(What.STOP, slot)
@@ -115,7 +118,13 @@ class Vmm:
         with contextlib.suppress(GuestDied):
             self._ask(What.DESTROY, slot)
 
-    def _ask(self, what: What, slot: int = 0, passed: int | None = None) -> tuple[int, int]:
+    def _ask(
+        self,
+        what: What,
+        slot: int = 0,
+        passed: int | None = None,
+        meanwhile: Callable[[], object] = bool,
+    ) -> tuple[int, int]:
         """The slot and value of a reply. Raises SandboxError with the step that failed."""
         rights: Sequence[tuple[int, int, array.array[int]]] = ()
         if passed is not None:
@@ -125,6 +134,7 @@ class Vmm:
                 self._control.sendmsg([_HEADER.pack(what, slot, 0)], rights)
             except OSError as error:
                 raise self.died() from error
+            meanwhile()
             reply = self._received()
         if len(reply) < _REPLY.size:
             raise self.died()

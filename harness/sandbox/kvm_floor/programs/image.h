@@ -85,17 +85,31 @@ static struct kvm_segment segment(uint16_t selector, uint8_t type, uint8_t is_co
                                 .g = 1};
 }
 
+/* A task state with nothing but the map of ports: those that the guest asks by are allowed. The
+ * flags allow all of them (IOPL 3), but a KVM that runs user mode natively looks here instead. */
+static void allow_ports(uint8_t *task, struct kvm_segment *register_)
+{
+    const uint16_t map = 104;
+
+    memcpy(task + 102, &map, sizeof map);
+    memset(task + map, 0xff, 5);
+    for (unsigned port = FOR_INPUT; port <= FOR_THE_END; port++)
+        task[map + port / 8] &= (uint8_t)~(1u << port % 8);
+    *register_ = (struct kvm_segment){.base = TASK, .limit = map + 4, .selector = 0x28, .type = 11,
+                                      .present = 1};
+}
+
 /* 64-bit user mode, from a new vCPU's state; it may write to ports. */
 static int make_image(const char *program, const char *path)
 {
     static uint8_t memory[MEMORY] __attribute__((aligned(PAGE)));
     struct state state = {.magic = MAGIC, .memory_bytes = MEMORY};
-    uint64_t *tables = (uint64_t *)(memory + TABLES);
+    uint64_t *tables = (uint64_t *)(memory + TABLES - BASE);
     struct kvm_segment data = segment(0x20, 3, 0);
     /* Present, writable, for user mode; accessed and dirty, so that nothing writes to them. */
     const uint64_t table = 0x67, huge = 0xe7;
     int vm, vcpu, file = open(program, O_RDONLY | O_CLOEXEC);
-    ssize_t length = file < 0 ? -1 : read(file, memory + PROGRAM, SHARED - PROGRAM);
+    ssize_t length = file < 0 ? -1 : read(file, memory + PROGRAM - BASE, TASK - PROGRAM);
 
     if (length <= 0)
         fail(program);
@@ -116,11 +130,12 @@ static int make_image(const char *program, const char *path)
     state.segments.cs = segment(0x18, 11, 1);
     state.segments.ds = state.segments.es = state.segments.fs = state.segments.gs =
         state.segments.ss = data;
+    allow_ports(memory + TASK - BASE, &state.segments.tr);
     state.segments.cr0 = 0x80010033; /* PG, WP, NE, ET, MP, PE */
     state.segments.cr3 = TABLES;
     state.segments.cr4 = 0x20; /* PAE */
     state.segments.efer = 0x500; /* LME, LMA */
-    state.registers = (struct kvm_regs){.rip = PROGRAM, .rsp = MEMORY - 8, .rflags = 0x3002};
+    state.registers = (struct kvm_regs){.rip = PROGRAM, .rsp = SHARED + PAGE - 8, .rflags = 0x3002};
     file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (file < 0 || put_image(file, memory, &state) < 0 || close(file) < 0)
         fail(path);

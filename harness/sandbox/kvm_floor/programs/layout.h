@@ -6,10 +6,16 @@
 #include <stdint.h>
 
 #define PAGE 4096u
-#define TABLES 0x0u /* four pages: three levels, and the directory of the working memory */
-#define PROGRAM 0x4000u
-#define SHARED 0x6000u /* the one page that a guest writes to before it is asked to touch memory */
-#define MEMORY 0x7000u /* the end of what a checkpoint has */
+#define BASE 0x4000u
+#define TABLES BASE /* four pages: three levels, and the directory of the working memory */
+/* The program, and the one page that a guest writes to before it is asked to touch memory. KVM's
+ * shadow pages are filled eight pages at a time, as far as the memory of the VM reaches and its
+ * pages are there: so both are mapped by one fault. The six behind them are never touched. */
+#define PROGRAM 0x8000u
+#define TASK 0x8f80u /* the end of the program's page: which ports the guest may write to */
+#define SHARED 0x9000u
+#define END 0x10000u
+#define MEMORY (END - BASE) /* bytes that a checkpoint has */
 #define WORKING 0x40000000u /* where memory is plugged in, on request */
 #define WORKING_MOST_MIB 1024u
 

@@ -35,7 +35,7 @@ static struct kvm_run *volatile entered;
 
 static struct shared *shared_of(const struct vm *vm)
 {
-    return (struct shared *)(vm->memory + SHARED);
+    return (struct shared *)(vm->memory + SHARED - BASE);
 }
 
 static uint64_t now_ns(void)
@@ -85,7 +85,8 @@ static void dies(struct vm *vm, uint32_t slot, const char *why, uint64_t number)
  * that failed, with errno. */
 static const char *make(struct vm *vm)
 {
-    struct kvm_userspace_memory_region region = {.memory_size = MEMORY};
+    struct kvm_userspace_memory_region region = {.guest_phys_addr = BASE,
+                                                 .memory_size = MEMORY};
 
     if ((vm->vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0)
         return "KVM_CREATE_VM";
