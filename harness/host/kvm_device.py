@@ -75,6 +75,7 @@ def hint_for(stderr: str, device: Path = KVM) -> str | None:
     """The command that helps a VMM whose stderr says that it found no KVM; None for any other."""
     if "Could not access KVM kernel module" not in stderr:
         return None
-    found = refusal(device)
-    again = "COPPICE_ACCELERATOR=tcg does without it"
+    found, again = refusal(device), "COPPICE_ACCELERATOR=tcg does without it"
+    if found is None and "Permission denied" in stderr:  # the jail could not make its own device
+        return f"a confined VMM may not open it: chmod 666 {device}; {again}"
     return f"{found.hint}; {again}" if found and found.hint else again

@@ -52,3 +52,6 @@ def test_the_command_comes_with_a_vmm_that_found_no_kvm(tmp_path: Path) -> None:
     said = "Could not access KVM kernel module: No such file or directory"
     assert "modprobe" in str(kvm_device.hint_for(said, tmp_path / "kvm"))
     assert kvm_device.hint_for("no room for memory", tmp_path / "kvm") is None
+    said = "Could not access KVM kernel module: Permission denied"
+    if kvm_device.refusal() is None:
+        assert "chmod 666 /dev/kvm" in str(kvm_device.hint_for(said))

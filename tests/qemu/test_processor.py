@@ -121,11 +121,20 @@ def test_hosts_share_what_a_named_model_made(tmp_path: Path, here: Processor) ->
     other = replace(here, host_kernel="6.1", kvm_module="kvm_amd")
 
     def path(shown: Processor) -> Path:
-        return path_for(tmp_path, Shape("kvm", cpu="qemu64", processor=shown).facts())
+        shape = Shape("kvm", cpu="qemu64", processor=shown)
+        return path_for(tmp_path, {**shape.facts(), **shape.of_host})
 
     assert path(here) == path(other)
     assert path(replace(here, named=False)) != path(replace(other, named=False))
     assert path(here) != path(replace(here, cpuid=ELSEWHERE.cpuid))
+
+
+def test_an_upgrade_of_the_host_keeps_saved_sandboxes(here: Processor) -> None:
+    """What can be built again is; what users saved is restored while its processor is shown."""
+    before = Shape("kvm", processor=replace(here, named=False))
+    after = Shape("kvm", processor=replace(here, named=False, host_kernel="6.99"))
+    assert before.facts() == after.facts() and before.of_host != after.of_host
+    processor.check("saved", before.processor.facts() if before.processor else {}, after.processor)
 
 
 def test_the_processor_changes_nothing_under_tcg() -> None:

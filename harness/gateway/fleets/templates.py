@@ -48,7 +48,8 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
     """
     if name not in NAMES:
         raise UsageError(f"there is no template {name!r}; the templates are {', '.join(NAMES)}")
-    inputs: dict[str, Scalar] = {**spec.facts, "template": name, "warm_ups": WARM_UPS}
+    inputs: dict[str, Scalar] = {**spec.facts, **spec.shape.of_host, "template": name}
+    inputs["warm_ups"] = WARM_UPS
     inputs["rehearsed"] = " ".join(REHEARSED)
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "saved-templates" / digest

@@ -50,6 +50,11 @@ class Shape:
     def cpu_model(self) -> str:
         return self.cpu or ("host" if self.accelerator == "kvm" else EMULATED_CPU)
 
+    @property
+    def of_host(self) -> Mapping[str, Scalar]:
+        """What a checkpoint that can be built again is bound to besides `facts`."""
+        return self.processor.upgradable() if self.processor else {}
+
     def facts(self) -> Mapping[str, Scalar]:
         """For a checkpoint's manifest and a record's images."""
         hardware = {key: value for key, value in vars(self).items() if key != "processor"}

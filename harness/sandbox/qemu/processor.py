@@ -72,10 +72,14 @@ class Processor:
         return hashlib.sha256(self.cpuid.encode()).hexdigest()
 
     def identity(self) -> Mapping[str, Scalar]:
-        """What names a checkpoint. A named model can be shared by hosts with other kernels."""
+        """What names a checkpoint, and a saved sandbox, which outlives upgrades of its host."""
         shared = {"cpuid_sha256": self.cpuid_sha256}
-        own = {"host_kernel": self.host_kernel, "kvm_module": self.kvm_module}
-        return shared if self.named else {**shared, **own}
+        return shared if self.named else {**shared, "kvm_module": self.kvm_module}
+
+    def upgradable(self) -> Mapping[str, Scalar]:
+        """What also names a checkpoint that can be built again: all that a host's kernel may change
+        of the state of its guests. A named model is shared by hosts with other kernels."""
+        return {} if self.named else {"host_kernel": self.host_kernel}
 
     def facts(self) -> Mapping[str, Scalar]:
         """All of it, for a manifest."""

@@ -259,6 +259,7 @@ class QemuSubstrate(SubstrateBase):
         built_from: dict[str, Scalar] = {
             "image": image.sha256,
             **shape.facts(),
+            **shape.of_host,
             **PREPARATIONS[shape.accelerator].facts(),
         }
 
