@@ -41,8 +41,11 @@ def standing(
 
 def name(row: ColdStartRow) -> str:
     """A row's label; `noop` is the harness alone, without a sandbox."""
-    noop = row.substrate == cold_start.NOOP
-    return "noop: the harness alone" if noop else f"{row.substrate} {row.label}"
+    if row.substrate == cold_start.NOOP:
+        return "noop: the harness alone"
+    if row.kernel:  # the whole would not fit on a phone
+        return f"{row.substrate} {row.tier.removesuffix('-pool')}, {row.kernel}"
+    return f"{row.substrate} {row.tier.removesuffix('-pool') if row.is_control else row.tier}"
 
 
 def note(found: tuple[RecordEntry, AnySeries] | None) -> str:

@@ -96,7 +96,8 @@ def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Mar
     beads = [(number, wire.rungs[name]) for number, name in enumerate(names) if name in wire.rungs]
     if not beads:
         words = wire.note or "not measured on this host"
-        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_="note"))
+        # Where the wire would be: beside the label there is no room on a phone.
+        parts.append(svg.tag("text", words, x="0", y=top + 33, class_="note"))
         return svg.tag("g", *parts)
     last = beads[-1][1]
     note = [svg.tag("tspan", f"{wire.note} ", class_="warn")] if wire.note else []

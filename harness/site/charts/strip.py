@@ -160,7 +160,9 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
-        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
+        # Below the label: beside it there is no room on a phone.
+        y = top + 18 + _LINE * (len(strip.under) + 1)
+        parts.append(svg.tag("text", words, x="0", y=y, class_=kind))
     parts += _published(strip, scale, lane + _LANE + 21)
     return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
 

@@ -67,8 +67,9 @@ class OnMachine:
 
     @property
     def floors(self) -> Sequence[ColdStartRow]:
-        """What the pairs are compared with, each once."""
-        return list({pair.base.tier: pair.base for pair in self.pairs}.values())
+        """What the pairs are compared with, each once, in the order of the tiers."""
+        found = {pair.base.tier: pair.base for pair in self.pairs}
+        return [found[tier] for tier in cold_start.TIERS if tier in found]
 
     @property
     def rungs(self) -> Sequence[str]:
