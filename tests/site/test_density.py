@@ -166,7 +166,7 @@ def test_the_floor_has_rows_and_a_curve_of_its_own(tmp_path: Path) -> None:
     text = (out / "density.html").read_text(encoding="utf-8")
     assert re.search(r'<th scope="row">mapped, 1000<small>kvm-floor', text)
     assert ">kvm-floor, mapped" in text, "its curve's label"
-    assert "no system calls but the few that it serves" in text
+    assert "no devices and no system calls" in text
     method = (out / "method.html").read_text(encoding="utf-8")
     assert "mapped, 8</th>" in method and "mapped, 1000</th>" not in method
 
