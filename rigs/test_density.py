@@ -95,6 +95,7 @@ RIG = RigInfo(
         "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "40401048c67178daaf24278d6bccbfa45a9d454e6fbad52d4aa2ec9570e9d98a",
         "21982787ca43dd6cab1e5610ca5d7e25384792de92b72eaa126b58884e1747bb",
         "e24d7d21c4b4e0cd4910c7424c03737fe5809ace7ee710d85782ea9d8c7bf669",
         "4e49d5e7527c905e7d623c4906764d745d003bc7fdc8bfe58cb16998314b7798",
@@ -129,6 +130,7 @@ PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
         Sharing.MAPPED: (8, 50, 200, 400, 1000),
         Sharing.MERGED: (8, 50, 200, 400, 1000),
         Sharing.FORKED: (8, 50, 200, 400, 1000),
+        Sharing.STARTED: (8, 50, 200, 400, 1000),
     },
 }
 
@@ -182,9 +184,11 @@ class Maker:
         """A function that launches a sandbox; for forks, their zygote lives for as long."""
         with ExitStack() as stack:
             template = self.template
-            if self.case.sharing is Sharing.FORKED:
+            if self.case.sharing in (Sharing.FORKED, Sharing.STARTED):
                 tap = self._tap(allocate(self.run.leases, self.run.id))
-                template = stack.enter_context(self.substrate.zygote(self.run, template, tap))
+                template = stack.enter_context(
+                    self.substrate.zygote(self.run, template, tap, self.case.sharing)
+                )
 
             def launch() -> Sandbox:
                 identity = allocate(self.run.leases, self.run.id)

@@ -44,7 +44,11 @@ class SubstrateBase:
         return 16 * MIB
 
     def zygote(
-        self, run: Run, template: Any, tap: int | None = None
+        self,
+        run: Run,
+        template: Any,
+        tap: int | None = None,
+        sharing: Sharing = Sharing.FORKED,
     ) -> AbstractContextManager[Any]:
-        """Raises Unsupported: only substrates with Sharing.FORKED can fork sandboxes."""
+        """Raises Unsupported: only substrates with Sharing.FORKED or STARTED can fork sandboxes."""
         raise Unsupported(f"{self.name} sandboxes cannot be forked")

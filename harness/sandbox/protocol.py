@@ -73,13 +73,15 @@ class Sharing(enum.StrEnum):
 
     `private`: none, each sandbox has a full copy. `mapped`: the checkpoint's pages. `merged`: the
     same, and all pages that the kernel finds equal (KSM). `forked`: all pages of one restored
-    sandbox and its VMM.
+    sandbox and its VMM. `started`: the checkpoint's pages, and those of one VMM that has started
+    and has no VM yet.
     """
 
     PRIVATE = "private"
     MAPPED = "mapped"
     MERGED = "merged"
     FORKED = "forked"
+    STARTED = "started"
 
 
 class Role(enum.StrEnum):
@@ -247,16 +249,23 @@ class Substrate(Protocol[T]):
         identity; after a UsageError the caller still owns it.
 
         `sharing` applies to tiers that restore: for `merged` the caller keeps `harness.host.ksm`
-        enabled; for `forked` `template` is one that `zygote` yields, and the sandbox is stopped in
-        memory whatever the tier. `tap` is a descriptor that connects the sandbox's NIC to a network
-        (`Cubenet.attach_tap`); substrates without taps raise UsageError.
+        enabled; for `forked` and `started` `template` is one that `zygote` yields, and a forked
+        sandbox is stopped in memory whatever the tier. `tap` is a descriptor that connects the
+        sandbox's NIC to a network (`Cubenet.attach_tap`); substrates without taps raise UsageError.
         """
 
-    def zygote(self, run: Run, template: T, tap: int | None = None) -> AbstractContextManager[T]:
-        """A copy of the template with a zygote: a restored, stopped sandbox to fork others from.
+    def zygote(
+        self,
+        run: Run,
+        template: T,
+        tap: int | None = None,
+        sharing: Sharing = Sharing.FORKED,
+    ) -> AbstractContextManager[T]:
+        """A copy of the template with a zygote to fork sandboxes from: a restored, stopped sandbox,
+        or for Sharing.STARTED a VMM that has no VM yet.
 
         Leaving the context ends the zygote. With a `tap` every fork needs one of its own. Raises
-        Unsupported where `sharings` has no FORKED.
+        Unsupported where that cannot be forked.
         """
 
 

@@ -229,7 +229,7 @@ def _made(host: Host, run: Run, identity: Identity) -> Iterator[Vm]:
 
 def _shares(template: BhyveTemplate, sharing: Sharing | None) -> bool:
     """Whether guests will map their checkpoint. Unsupported if it was requested in vain."""
-    if sharing in (Sharing.MERGED, Sharing.FORKED):
+    if sharing in (Sharing.MERGED, Sharing.FORKED, Sharing.STARTED):
         raise Unsupported(f"bhyve guests cannot be {sharing}")
     if sharing is Sharing.MAPPED and not template.shares:
         need = freebsd.vnode_patch(template.host)

@@ -125,7 +125,8 @@ class QemuSubstrate(SubstrateBase):
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> QemuSandbox:
-        forked = tier.restores and sharing is Sharing.FORKED
+        started = sharing is Sharing.STARTED
+        forked = tier.restores and (started or sharing is Sharing.FORKED)
         if forked and template.zygote is None:
             raise UsageError(
                 "this template has no zygote to fork sandboxes from",
@@ -143,6 +144,8 @@ class QemuSubstrate(SubstrateBase):
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.vmm.greeting(30)
+            elif started:
+                _greeted(guest)
             if tier.waits_in_memory:
                 preparation = PREPARATIONS[template.accelerator]
                 guest.awaken(BOOT_LIMIT_S)
@@ -155,21 +158,33 @@ class QemuSubstrate(SubstrateBase):
 
     @contextlib.contextmanager
     def zygote(
-        self, run: Run, template: QemuTemplate, tap: int | None = None
+        self,
+        run: Run,
+        template: QemuTemplate,
+        tap: int | None = None,
+        sharing: Sharing = Sharing.FORKED,
     ) -> Iterator[QemuTemplate]:
-        if template.accelerator != "tcg":
+        started = sharing is Sharing.STARTED
+        if started and template.accelerator != "kvm":
+            raise Unsupported(
+                "VMMs are forked before they have a VM only under KVM; under TCG whole guests are",
+                hint="--sharing forked",
+            )
+        if not started and template.accelerator != "tcg":
             raise Unsupported(
                 f"{template.accelerator} guests cannot be forked: their state is in the kernel",
-                hint="COPPICE_ACCELERATOR=tcg",
+                hint="COPPICE_ACCELERATOR=tcg, or fork VMMs before they have a VM: sharing started",
             )
         identity = allocate(run.leases, run.id)
-        with preload(template.cache) as (line, preloaded):
+        with preload(template.cache, gated=started) as (line, preloaded):
             guest = self._empty(run, template, identity, Sharing.MAPPED, tap, preloaded)
             preloaded.socket.close()
             try:
-                guest.awaken(BOOT_LIMIT_S)
-                PREPARATIONS["tcg"].rehearse_for_forks(guest, BOOT_LIMIT_S)
-                yield replace(template, zygote=Zygote(guest, line, tap))
+                if not started:
+                    guest.awaken(BOOT_LIMIT_S)
+                    PREPARATIONS["tcg"].rehearse_for_forks(guest, BOOT_LIMIT_S)
+                source = template.checkpoint if started else None
+                yield replace(template, zygote=Zygote(guest, line, tap, source))
             finally:
                 guest.destroy()
 
@@ -248,9 +263,9 @@ class QemuSubstrate(SubstrateBase):
             )  # fmt: skip
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
         guest = QemuSandbox(vmm, identity, VmState.EMPTY, sealed, guest_memory=backing)
-        with destroyed_on_failure(guest):
-            guest.vmm.greeting(30)
-            _migration_capabilities(guest.vmm)
+        if not (preloaded and preloaded.gated):
+            with destroyed_on_failure(guest):
+                _greeted(guest)
         return guest
 
     # The checkpoint.
@@ -335,6 +350,12 @@ def _save_devices(guest: QemuSandbox, target: Path) -> None:
 
 def _given(value: T | None) -> Sequence[T]:
     return [] if value is None else [value]
+
+
+def _greeted(guest: QemuSandbox) -> None:
+    """An empty VMM is ready to load device state when this returns."""
+    guest.vmm.greeting(30)
+    _migration_capabilities(guest.vmm)
 
 
 def _migration_capabilities(vmm: Vmm) -> None:

@@ -1,8 +1,10 @@
-"""A zygote: a restored, warm and stopped guest whose VMM process is forked for each sandbox.
+"""A zygote: a VMM process that is forked for each sandbox.
 
-The private memory of a restored VMM (relocated libraries, heap, translated code) is the same in
-all of them; forks of one VMM share it copy-on-write. `programs/zygote.c` is preloaded into QEMU and
-forks all threads. KVM guests cannot be forked: their state is in the kernel.
+The private memory of VMMs (relocated libraries, heap, translated code) is the same in all of them;
+forks of one VMM share it copy-on-write. `programs/zygote.c` is preloaded into QEMU and forks all
+threads. Under TCG the zygote is a restored, warm and stopped guest. KVM guests cannot be forked, as
+their state is in the kernel: there the zygote is a started program that has no VM yet, and each
+fork makes its own and restores the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ from harness.host.run import Run
 from harness.sandbox.qemu.child import Child
 from harness.sandbox.qemu.confinement import Part
 from harness.sandbox.qemu.jail import Jail
-from harness.sandbox.qemu.sandbox import QemuSandbox
+from harness.sandbox.qemu.sandbox import QemuSandbox, Saved
 from harness.sandbox.qemu.vmm import Vmm, channels
 from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
 SOURCE = paths.VMM_PROGRAMS / "zygote.c"
-INCLUDED = ("filter.h", "proc_numbers.h")
+INCLUDED = ("filter.h", "gate.h", "proc_numbers.h")
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
 _ENTER = {"tasks": -1, "group": -2}
@@ -58,6 +60,8 @@ class Preload:
 
     library: Path
     socket: socket.socket
+    gated: bool
+    """Whether the zygote waits before it has a VM."""
 
     @property
     def descriptor(self) -> int:
@@ -70,6 +74,7 @@ class Preload:
             "COPPICE_ZYGOTE": str(self.descriptor),
             # With rseq the kernel writes into a page of every thread, which unshares it.
             "GLIBC_TUNABLES": "glibc.pthread.rseq=0",
+            **({"COPPICE_ZYGOTE_GATE": "1"} if self.gated else {}),
         }
 
 
@@ -95,24 +100,32 @@ def library(cache: Path) -> Path:
 
 
 @contextlib.contextmanager
-def preload(cache: Path) -> Iterator[tuple[socket.socket, Preload]]:
+def preload(cache: Path, gated: bool = False) -> Iterator[tuple[socket.socket, Preload]]:
     """Our end of a future zygote's socket, and what to start its VMM with."""
     built = library(cache)
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with own, other:
-        yield own, Preload(built, other)
+        yield own, Preload(built, other, gated)
 
 
 class Zygote:
-    """Forks sandboxes from one stopped guest. Thread-safe; one fork at a time.
+    """Forks sandboxes from one VMM. Thread-safe; one fork at a time.
 
     `tap` is the descriptor of the guest's tap, if it has one; every fork then needs its own.
+    `checkpoint` is what forks of a started program will restore; None: they are of a stopped guest.
     """
 
-    def __init__(self, guest: QemuSandbox, channel: socket.socket, tap: int | None) -> None:
+    def __init__(
+        self,
+        guest: QemuSandbox,
+        channel: socket.socket,
+        tap: int | None,
+        checkpoint: Saved | None = None,
+    ) -> None:
         self.guest = guest
         self._channel = channel
         self._tap = tap
+        self._checkpoint = checkpoint
         self._lock = threading.Lock()
         channel.settimeout(ANSWER_S)
 
@@ -123,7 +136,8 @@ class Zygote:
         tap: int | None = None,
         others: Sequence[tuple[int, int]] = (),
     ) -> QemuSandbox:
-        """Fork a sandbox: stopped like the zygote, with channels of its own.
+        """Fork a sandbox, with channels of its own: stopped like the zygote, or an empty VMM that
+        is about to greet.
 
         `others` are further descriptors to replace: the number in the zygote, and the descriptor
         here to put there. Raises NotEnoughMemory, or a SandboxError with the zygote's failure.
@@ -133,7 +147,7 @@ class Zygote:
         name = f"coppice-{identity.id}"
         place = self.guest.vmm.descriptors
         with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
-            near, far = channels(own_ends, other_ends)
+            near, far = channels(own_ends, other_ends, *(["incoming"] if self._checkpoint else []))
             log = self.guest.vmm.log.twin(run, name)
             own_ends.callback(log.drop)
             handle = log.opened()
@@ -154,7 +168,8 @@ class Zygote:
         return QemuSandbox(
             vmm,
             identity,
-            VmState.STOPPED,
+            VmState.EMPTY if self._checkpoint else VmState.STOPPED,
+            self._checkpoint,
             guest_memory=source.guest_memory,
             key=source.agent.key,
         )

@@ -15,7 +15,7 @@ from harness.site.data.corpus import Corpus, RecordEntry
 RIG = "density"
 NETWORKED = "{}, networked"
 """The name of a sharing in which every sandbox had a NIC on a network."""
-_ALONE = ("private", "mapped", "merged", "forked")
+_ALONE = ("private", "mapped", "merged", "forked", "started")
 SHARINGS = (*_ALONE, *map(NETWORKED.format, _ALONE))
 IDLE = "idle"
 COUNTED = "to-be-had"

@@ -36,6 +36,7 @@ _SETUPS = {
         "mapped": "all mapping one file",
         "merged": "equal pages merged",
         "forked": "forked from one VMM",
+        "started": "VMMs forked before they have a VM",
     },
     "tier": {
         "full": "booted",

@@ -21,6 +21,7 @@ _NAMES = {
     "mapped": "mapped: one checkpoint file",
     "merged": "merged: equal pages",
     "forked": "forked: one VMM's memory",
+    "started": "started: one program's memory",
 }
 _ACROSS = "sandboxes from one checkpoint"
 

@@ -19,10 +19,12 @@
  *
  * Until its threads run, the child must not take a lock, which a missing thread may hold. So
  * between freezing and resuming there are only system calls, no allocation and no stdio.
- * For x86-64 and glibc. Accelerators with state in the kernel (KVM) cannot be forked this way.
+ * For x86-64 and glibc. A VM of KVM has its state in the kernel and cannot be forked: with
+ * COPPICE_ZYGOTE_GATE the VMM waits before it makes one, and each fork makes its own (gate.h).
  */
 #define _GNU_SOURCE
 #include "filter.h"
+#include "gate.h"
 #include "proc_numbers.h"
 
 #include <asm/prctl.h>
@@ -39,6 +41,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -164,20 +167,43 @@ static void fail(const char *why, const char *what)
     _exit(FAILED);
 }
 
-/* Replaces an eventfd that is shared with the zygote by a new one with the same count. */
-static void replace_eventfd(int number)
+static void read_information(int number, char *text, size_t room)
 {
-    static const char mark[] = "eventfd-count:";
-    char path[48], text[512];
-    unsigned long long count = 0;
-    int flags = fcntl(number, F_GETFL), info, fresh;
+    char path[48];
+    int info;
     ssize_t got;
 
     number_path(path, "/proc/self/fdinfo/", number);
     info = open(path, O_RDONLY | O_CLOEXEC);
-    got = info < 0 ? -1 : read(info, text, sizeof text - 1);
+    got = info < 0 ? -1 : read(info, text, room - 1);
     close(info);
     text[got < 0 ? 0 : got] = 0;
+}
+
+/* Replaces an epoll set that is shared with the zygote. QEMU makes one at its start and uses it only
+ * for more descriptors than a microVM has, so it is empty. */
+static void replace_epoll(int number)
+{
+    char text[512];
+    int fresh = epoll_create1(EPOLL_CLOEXEC);
+
+    read_information(number, text, sizeof text);
+    if (!text[0] || strstr(text, "tfd:"))
+        fail("an epoll set is in use", "");
+    if (fresh < 0 || dup3(fresh, number, O_CLOEXEC) < 0)
+        fail("an epoll set cannot be made", "");
+    close(fresh);
+}
+
+/* Replaces an eventfd that is shared with the zygote by a new one with the same count. */
+static void replace_eventfd(int number)
+{
+    static const char mark[] = "eventfd-count:";
+    char text[512];
+    unsigned long long count = 0;
+    int flags = fcntl(number, F_GETFL), fresh;
+
+    read_information(number, text, sizeof text);
     if (!strstr(text, mark))
         fail("an eventfd cannot be read", "");
     for (const char *at = strstr(text, mark) + sizeof mark - 1; *at && *at != '\n'; at++)
@@ -212,6 +238,8 @@ static bool replace_file(int number, void *with)
     what[length < 0 ? 0 : length] = 0;
     if (!strcmp(what, event))
         replace_eventfd(number);
+    else if (!strcmp(what, "anon_inode:[eventpoll]"))
+        replace_epoll(number);
     else if (!strcmp(what, tap) || (what[0] != '/' && strcmp(what, signals) != 0))
         fail("it would share ", what);
     return true;
@@ -284,6 +312,7 @@ static _Noreturn void live(pid_t zygote, struct request *asked)
         confine(asked->user);
     if (asked->filtered && filter_install(0) != 0)
         fail("it cannot be filtered", "");
+    gate_open = 1;
     for (int i = 0; i < threads; i++)
         if (frozen[i].tid == zygote)
             first = &frozen[i];
@@ -365,7 +394,9 @@ static void *serve(void *nothing)
         if (!head || head->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)asked.count))
             return nothing;
         asked.files = (int *)CMSG_DATA(head);
-        if (!gathered && (gathered = true))
+        if (gated)
+            gate_wait(&gate_reached);
+        else if (!gathered && (gathered = true))
             gather_pages();
         answer = fork_all(&asked);
         for (int i = 0; i < asked.count; i++)
@@ -391,6 +422,7 @@ __attribute__((constructor)) static void begin(void)
     if (!given)
         return;
     channel = atoi(given);
+    gated = getenv("COPPICE_ZYGOTE_GATE") != NULL;
     while (*(pid_t *)(storage() + tid_offset) != getpid())
         if ((tid_offset += sizeof(pid_t)) > 4096)
             abort();
