@@ -39,8 +39,8 @@ def up(
     with ExitStack() as stack:
         if sharing is Sharing.MERGED:
             stack.enter_context(merging(run))
-        if sharing is Sharing.FORKED:
-            template = stack.enter_context(substrate.zygote(run, template))
+        if sharing in (Sharing.FORKED, Sharing.STARTED):
+            template = stack.enter_context(substrate.zygote(run, template, None, sharing))
         fleet = stack.enter_context(
             SandboxFleet(
                 lambda: substrate.launch(
@@ -64,6 +64,9 @@ def test_all_answer_work_and_have_an_identity(
 ) -> None:
     if sharing is Sharing.MERGED and not (SETTINGS / "run").exists():
         pytest.skip("this kernel does not merge")
+    only = {Sharing.FORKED: "tcg", Sharing.STARTED: "kvm"}.get(sharing, template.accelerator)
+    if only != template.accelerator:
+        pytest.skip(f"{sharing} is for guests under {only}")
     with up(run, substrate, template, sharing) as fleet:
         hellos: list[dict[str, str]] = []
         for question in (
