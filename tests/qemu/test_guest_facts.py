@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 from harness.host.run import Run
 from harness.paths import cache_directory
@@ -10,6 +13,7 @@ from harness.sandbox.manifest import NAME
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.guest_facts import UNKNOWN
+from harness.sandbox.qemu.kernel_arguments import EXTRA
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.substrate import QemuTemplate
 
@@ -40,3 +44,21 @@ def test_a_record_of_guests_that_boot_has_them(
     assert booted.built_from["kernel_arguments"] == sealed.built_from["kernel_arguments"]
     again = substrate.prepare(run, cache_directory(), Tier.FULL)
     assert booted in again.images
+
+
+def test_a_guest_that_cannot_mask_its_interrupts_says_so(
+    run: Run,
+    substrate: QemuSubstrate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """A kernel that lends its local APIC to no process, as one with x2APIC cannot."""
+    monkeypatch.setenv(EXTRA, "iomem=strict")
+    for kept in ("kernels", "images", "accelerators", "programs"):
+        (tmp_path / kept).symlink_to(cache_directory() / kept)
+    prepared = substrate.prepare(run, tmp_path, Tier.FULL)
+    (booted,) = (image for image in prepared.images if image.name == "booted guest")
+    assert booted.built_from["doorbell_interrupts"] == "not masked"
+    assert str(booted.built_from["kernel_arguments"]).endswith(" iomem=strict")
+    assert "waits at its doorbell with interrupts on" in caplog.text
