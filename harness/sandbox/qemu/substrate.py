@@ -151,7 +151,7 @@ class QemuSubstrate(SubstrateBase):
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
                 if not tier.restores:  # a checkpoint is warm
-                    preparation.warm_up(guest)
+                    preparation.booted.run(guest)
                 arm_and_stop(guest)
                 preparation.rehearse_for_pool(guest, BOOT_LIMIT_S)
         return guest
@@ -294,7 +294,7 @@ class QemuSubstrate(SubstrateBase):
         guest = retry_stalled_boot(lambda: self._booted(run, image, shape, memory))
         try:
             observed = guest_facts.observed(guest)
-            PREPARATIONS[shape.accelerator].warm_up(guest)
+            PREPARATIONS[shape.accelerator].sealing.run(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
