@@ -134,7 +134,8 @@ class QemuSandbox:
         _limit_reads(bell, timeout_s)
         try:
             self.ring_and_continue(dated)
-            answer = bell.recv(64)
+            # The VMM sends each byte by itself; without MSG_WAITALL each would wake this thread.
+            answer = bell.recv(RING_ANSWER_LENGTH, socket.MSG_WAITALL)
             while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
                 if not piece:
