@@ -147,6 +147,25 @@ def test_a_killed_vmm_takes_its_sandboxes_with_it_and_is_replaced(
     launch(Tier.DURABLE_POOL).awaken(LIMIT_S)
 
 
+def test_without_kvm_in_the_middle_of_a_run_a_launch_fails_and_says_so(
+    launch: Launch, substrate: KvmFloorSubstrate, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmms = substrate.prepare(run, cache_directory(), Tier.DURABLE_POOL).vmms
+
+    def gone(number: int) -> Vmm:
+        raise Unsupported("/dev/kvm cannot be opened")
+
+    for vmm in vmms:
+        vmm._process.kill()
+        vmm._process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(vmms, "_start", gone)
+        for _ in range(2):
+            with pytest.raises(GuestDied, match="no VMM can be started any more: /dev/kvm"):
+                launch(Tier.DURABLE_POOL)
+    launch(Tier.DURABLE_POOL).awaken(LIMIT_S)
+
+
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit (util-linux) is missing")
 def test_a_step_that_kvm_refuses_is_the_reason(
     programs: Programs, run: Run, tmp_path: Path
@@ -171,7 +190,7 @@ def test_a_step_that_kvm_refuses_is_the_reason(
         assert f"test-limited: {step}: Too many open files" in seen
 
 
-@pytest.mark.parametrize(("chosen", "filtered"), [("full", "2"), ("none", "0")])
+@pytest.mark.parametrize(("chosen", "filtered"), [("full", "2"), ("partial", "2"), ("none", "0")])
 def test_vmms_are_confined_unless_the_user_says_none(
     programs: Programs,
     vmm_of: Callable[[Path], Vmm],

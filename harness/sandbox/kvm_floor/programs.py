@@ -12,6 +12,7 @@ from harness.host.cache import entry
 from harness.host.compiled import program
 from harness.host.process import run
 from harness.measure.record import Image, digest
+from harness.sandbox.qemu.confinement import chosen
 
 VMM = paths.FLOOR_PROGRAMS / "vmm.c"
 _GUEST = (paths.FLOOR_PROGRAMS / "guest.c", paths.AGENT / "siphash.c")
@@ -39,7 +40,7 @@ class Programs:
     def images(self) -> Sequence[Image]:
         facts = {"sources_sha256": self.built_from}
         return [
-            Image("kvm-floor-vmm", digest(self.vmm), facts),
+            Image("kvm-floor-vmm", digest(self.vmm), {**facts, "confinement": str(chosen())}),
             Image("kvm-floor-program", digest(self.image), facts),
         ]
 

@@ -50,6 +50,7 @@ class Vmm:
     def __init__(self, run: Run, program: Path, image: Path, name: str) -> None:
         self.name = name
         self._lock = threading.Lock()
+        self._ended = False
         self._log = Log(run, name)
         self._control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -164,7 +165,10 @@ class Vmm:
         return GuestDied(": ".join(filter(None, (ended, said))) or f"{self.name}: a VM is gone")
 
     def end(self) -> None:
-        """End it, and every VM that it has."""
+        """End it, and every VM that it has. A second call does nothing."""
+        if self._ended:
+            return
+        self._ended = True
         self._control.close()
         reap(self._process, 5)
         self._log.close()

@@ -84,7 +84,9 @@ static struct reply create(int channel)
 
     if (!vm || channel == NONE) {
         free(vm);
-        return refused("a sandbox without a channel", EINVAL);
+        if (channel != NONE)
+            close(channel);
+        return refused("a sandbox without a channel or memory", EINVAL);
     }
     while (slot < slots && vms[slot])
         slot++;
