@@ -150,13 +150,18 @@ class Jailer:
         self._files: Sequence[Path] = ()
         self.program = program(cache, "jail", *_STATIC)
         names = ["lean", *(["readonly"] if needs_preload() else [])]
-        self.preloaded = [program(cache, name, *SHARED) for name in names]
+        self._preloaded = [program(cache, name, *SHARED) for name in names]
+        self._trim = program(cache, "trim", *SHARED)
         place = f"{run.leases.stat().st_dev if run.leases.exists() else 0}:{run.leases}"
         block = int(hashlib.sha256(place.encode()).hexdigest(), 16) % USER_BLOCKS
         self._first_user = USERS + block * NETWORK.num_addresses
 
     def has(self, part: Part) -> bool:
         return part in self._parts
+
+    def preloaded(self, kvm: bool) -> Sequence[Path]:
+        """The libraries that every VMM preloads."""
+        return [*self._preloaded, *([self._trim] if kvm else [])]
 
     def confine(
         self,
@@ -190,7 +195,7 @@ class Jailer:
         """Descriptors of the mount and network namespaces; `library` is visible in the root."""
         with self._lock:
             if (library, kvm) not in self._roots:
-                preloads = [path for path in (library, *self.preloaded) if path]
+                preloads = [path for path in (library, *self.preloaded(kvm)) if path]
                 self._roots[library, kvm] = self._build_root([KVM] if kvm else [], preloads)
             return self._roots[library, kvm]
 
@@ -377,5 +382,5 @@ def environment(given: Mapping[str, str], jail: Jail | None) -> Mapping[str, str
     if jail is None or not jail.jailer.has(Part.PRIVILEGES):
         return given
     preloads = [Path(path) for path in given.get("LD_PRELOAD", "").split(":") if path]
-    preloads += jail.jailer.preloaded
+    preloads += jail.jailer.preloaded(jail.kvm)
     return {**given, "LD_PRELOAD": ":".join(str(_inside(path)) for path in preloads)}

@@ -1,60 +1,13 @@
-/* Gives back what a VMM does not need any more, preloaded into QEMU.
+/* Keeps a VMM from writing memory that it does not need, preloaded into QEMU.
  *
- * Building a machine and restoring a guest allocate some MiB more than is left, in pieces between
- * those that are kept, and the heap stays as large as it ever was. So it is trimmed when the main
- * loop has had nothing to do for a while: then neither the VMM's start nor a caller waits for it.
- *
- * QEMU makes a microVM's device tree in 1 MiB that libfdt clears, so that every page becomes the
- * VMM's own. Here the tree is made in one page: QEMU enlarges it at once (fdt_open_into), in memory
- * that is zero already, and untouched. */
-#define _GNU_SOURCE
-#include <poll.h>
-#include <signal.h>
-#include <time.h>
-
+ * QEMU makes a device tree of 1 MiB for a microVM, which is empty but for a few nodes, and libfdt
+ * clears all of it: every page becomes the VMM's own. Here the tree is made in one page. QEMU
+ * enlarges it at once (fdt_open_into), in memory that is zero already, and untouched. */
 #define ENOUGH 4096
-#define QUIET_NS 500000000
-#define MOST_TRIMS 8 /* a guest that has worked for a while has the heap that it needs */
 
-extern long syscall(long number, ...);
 extern int fdt_create_with_flags(void *tree, int size, unsigned flags) __attribute__((weak));
-extern int malloc_trim(unsigned long kept) __attribute__((weak));
 
 int fdt_create(void *tree, int size)
 {
     return fdt_create_with_flags(tree, size < ENOUGH ? size : ENOUGH, 0);
-}
-
-static int wait_for(struct pollfd *files, nfds_t count, const struct timespec *limit,
-                    const sigset_t *mask)
-{
-    struct timespec left = limit ? *limit : (struct timespec){0, 0};
-
-    return (int)syscall(271 /* ppoll */, files, count, limit ? &left : 0, mask, 8);
-}
-
-/* Only the main loop polls this way. */
-int ppoll(struct pollfd *files, nfds_t count, const struct timespec *limit, const sigset_t *mask)
-{
-    static const struct timespec quiet = {0, QUIET_NS};
-    static int trims;
-    struct timespec rest;
-    int ready;
-
-    if (!malloc_trim || trims >= MOST_TRIMS || (limit && limit->tv_sec < 1))
-        return wait_for(files, count, limit, mask);
-    ready = wait_for(files, count, &quiet, mask);
-    if (ready != 0)
-        return ready;
-    trims++;
-    malloc_trim(0);
-    if (!limit)
-        return wait_for(files, count, 0, mask);
-    rest = *limit;
-    rest.tv_nsec -= QUIET_NS;
-    if (rest.tv_nsec < 0) {
-        rest.tv_nsec += 1000000000;
-        rest.tv_sec--;
-    }
-    return wait_for(files, count, &rest, mask);
 }
