@@ -67,8 +67,12 @@ def test_a_floor_of_another_machine_is_no_floor(tmp_path: Path) -> None:
     other = kvm_factory.floor(FROZEN)
     elsewhere = factory.machine("other-host", "kvm")
     other = dataclasses.replace(other, machine=elsewhere)
-    text = page(tmp_path, [factory.cold_start(FROZEN), other])
-    part = section(text, "floor")
+    part = section(page(tmp_path, [factory.cold_start(FROZEN), other]), "floor")
+    assert set(rows(part)) == {f"{FROZEN} kvm-floor"}
+
+
+def test_without_a_floor_the_page_says_how_to_measure_one(tmp_path: Path) -> None:
+    part = section(page(tmp_path, [factory.cold_start(FROZEN)]), "floor")
     assert "not measured on this host" in part and "--substrate kvm-floor" in part
     assert rows(part) == {}
 
@@ -161,3 +165,34 @@ def test_guests_with_a_kernel_by_choice_do_not_stand_for_the_usual_ones(tmp_path
     assert start[f"qemu {FROZEN}"][0][0] == 0.0006 and len(start[f"qemu {POOL}"]) == 1
     front = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     assert "0.0002" not in section(front, "comparison")
+
+
+def test_a_machine_that_has_only_its_floor_shows_it(tmp_path: Path) -> None:
+    floor = kvm_factory.floor(POOL)
+    part = section(page(tmp_path, [floor]), "floor")
+    assert "not measured" not in part
+    found = rows(part)
+    assert found == {
+        f"{POOL} kvm-floor": [pytest.approx([median(floor, rung) for rung in factory.RUNGS])]
+    }
+
+
+def test_a_rung_that_the_floor_does_not_offer_has_no_multiple(tmp_path: Path) -> None:
+    floor = kvm_factory.floor(POOL)
+    refused = record.Failure(0, "it runs no programs (test)", "not-offered")
+    series = tuple(
+        dataclasses.replace(one, samples=(), failures=(refused,))
+        if one.metric == "first-exec"
+        else one
+        for one in floor.series
+    )
+    guest = factory.cold_start(POOL)
+    text = page(tmp_path, [guest, dataclasses.replace(floor, series=series)])
+    rungs = [rung for rung in factory.RUNGS if rung != "first-exec"]
+    found = rows(section(text, "floor"))
+    assert found[f"{POOL} qemu"] == [
+        pytest.approx([median(guest, rung) / median(floor, rung) for rung in rungs])
+    ]
+    ladder = section(text, "ladder")
+    (row,) = re.findall(r"<tr><th[^>]*>durable-pool<small>kvm-floor.*?</tr>", ladder, re.S)
+    assert "not offered" in row

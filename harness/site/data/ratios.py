@@ -6,20 +6,19 @@ of the ratio itself would be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from harness.measure.record import Machine, Series
 from harness.measure.statistics import Estimate
 from harness.site.data import cold_start, figures
-from harness.site.data.cold_start import FLOOR, RUNGS, ColdStartRow
+from harness.site.data.cold_start import FLOOR, HEADLINE, RUNGS, ColdStartRow
 from harness.site.data.corpus import Corpus, RecordEntry
 
 T = TypeVar("T")
 _IN_MEMORY = "prewarm-pool"
 """In the names of the tiers whose sandboxes wait in memory."""
-Select = Callable[[Sequence[ColdStartRow]], Iterator["Pair"]]
 
 
 def ratio(ours: Estimate, base: Estimate) -> Estimate:
@@ -60,41 +59,48 @@ class Pair:
 
 @dataclass(frozen=True)
 class OnMachine:
-    """All pairs of one machine."""
+    """All pairs of one machine, and the rows of its floor."""
 
     machine: Machine
     pairs: Sequence[Pair]
-
-    @property
-    def floors(self) -> Sequence[ColdStartRow]:
-        """What the pairs are compared with, each once, in the order of the tiers."""
-        found = {pair.base.tier: pair.base for pair in self.pairs}
-        return [found[tier] for tier in cold_start.TIERS if tier in found]
+    floors: Sequence[ColdStartRow] = ()
 
     @property
     def rungs(self) -> Sequence[str]:
-        """The rungs that any of the pairs has, in their order."""
+        """The rungs that any of its rows has, in their order."""
         found = {rung for pair in self.pairs for rung in pair.rungs}
+        found |= {rung for row in self.floors for rung in RUNGS if _median(row, rung)}
         return [rung for rung in RUNGS if rung in found]
 
 
 def above_floor(corpus: Corpus) -> Sequence[OnMachine]:
     """Every substrate beside the floor of its own machine, for each machine that has a floor."""
-    return _by_machine(corpus, _above_floor)
+    found = []
+    for id, entries in corpus.machines.items():
+        rows = cold_start.rows(corpus, id)
+        floors = [row for row in rows if row.substrate == FLOOR and _median(row, HEADLINE)]
+        if floors:
+            machine = entries[-1].summary.machine
+            found.append(OnMachine(machine, _usable(_above_floor(rows)), floors))
+    return found
 
 
 def of_kernels(corpus: Corpus) -> Sequence[OnMachine]:
     """Guests with a kernel by choice beside those with the distribution's, for each machine."""
-    return _by_machine(corpus, _of_kernels)
-
-
-def _by_machine(corpus: Corpus, select: Select) -> Sequence[OnMachine]:
     found = []
     for id, entries in corpus.machines.items():
-        pairs = [pair for pair in select(cold_start.rows(corpus, id)) if pair.rungs]
-        if pairs:
+        if pairs := _usable(_of_kernels(cold_start.rows(corpus, id))):
             found.append(OnMachine(entries[-1].summary.machine, pairs))
     return found
+
+
+def _usable(pairs: Iterable[Pair]) -> Sequence[Pair]:
+    return [pair for pair in pairs if pair.rungs]
+
+
+def _median(row: ColdStartRow, rung: str) -> Estimate | None:
+    found = row.series(rung, 1)
+    return figures.get(found[1], "p50") if found else None
 
 
 def floor_of(tier: str, floors: Mapping[str, T]) -> T | None:
