@@ -64,7 +64,8 @@ TIER = Tier.DURABLE_POOL
 
 def tasks() -> Sequence[Task]:
     """The whole plan, and the largest fleet of each built-in substrate."""
-    fleets = {"qemu": "forked,merged", "bhyve": "mapped"}
+    # Each accelerator has one of the first two.
+    fleets = {"qemu": "forked,started,merged", "bhyve": "mapped"}
     return [
         Task("bench:density", "density", "How many sandboxes fit", {"profile": "full"}),
         *(
@@ -95,6 +96,7 @@ RIG = RigInfo(
         "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "c2ab9a4d1a38c0c5df5dee06e41f297e65d6eabd403522f94c159c872b75e0a7",
         "40401048c67178daaf24278d6bccbfa45a9d454e6fbad52d4aa2ec9570e9d98a",
         "21982787ca43dd6cab1e5610ca5d7e25384792de92b72eaa126b58884e1747bb",
         "e24d7d21c4b4e0cd4910c7424c03737fe5809ace7ee710d85782ea9d8c7bf669",
