@@ -65,6 +65,7 @@ def fleet(
             series("footprint", [0.5 * MIB] * n, part="guest memory", work="idle"),
             series("private", [1.25 * MIB] * n, part="program and libraries", work="idle"),
             series("kernel-memory", [0.75 * MIB] * n, part="page tables of KVM", work="idle"),
+            series("merging-cpu", [2.5], "s"),
             series("idle-cpu", [0.07], "1"),
             series("idle-switches", [400.0], "1/s"),
             series("wakes", [2.0], "1/s", function="kcompactd_made_up"),
@@ -158,6 +159,8 @@ def test_pieces_of_memory_are_on_the_method_page_with_what_they_are(tmp_path: Pa
         table = text[text.index(f'id="{id}"') :].partition("</table>")[0]
         (row,) = re.findall(rf'<tr><th scope="row">{part}<small>.+?</small></th>.*?</tr>', table)
         assert [float(value) for value, *_ in Figures(row).found] == [expected * MIB] * 2
+    merging = (out / "density.html").read_text(encoding="utf-8").partition("Merging costs CPU")[2]
+    assert "2.5" in [value for value, *_ in Figures(merging.partition("</p>")[0]).found]
 
 
 def test_the_floor_has_rows_and_a_curve_of_its_own(tmp_path: Path) -> None:
