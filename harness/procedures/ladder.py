@@ -76,7 +76,7 @@ def climb(
 def prove_own_kernel(sandbox: Sandbox) -> None:
     """Raise SandboxError if the sandbox runs on this host's kernel; checked for every microVM."""
     told = sandbox.agent.hello()
-    if told["kernel"] == NO_KERNEL:
+    if told.get("kernel") == NO_KERNEL:
         raise SandboxError(f"{sandbox.id} runs on no kernel, not on one of its own")
     if told["boot_id"] == boot_id():
         raise SandboxError(f"{sandbox.id} runs on this host's kernel, not on one of its own")
