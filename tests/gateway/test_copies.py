@@ -78,7 +78,7 @@ def test_sandboxes_of_a_snapshot_are_independent_of_it(begun: Box) -> None:
 
 
 def test_forks_are_independent_of_each_other(begun: Box) -> None:
-    made = [item["sandbox"] for item in post(begun, "fork", {"count": 2})]
+    made = [item["sandbox"] for item in post(begun, "fork", {"count": 2, "timeout": 300})]
     forks = [
         Box(begun.served, it["sandboxID"], it["envdAccessToken"], it["trafficAccessToken"])
         for it in made
