@@ -8,6 +8,7 @@ manifest, so one is booted for them, once for each image and virtual hardware.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from harness.sandbox.qemu.sandbox import QemuSandbox
 
 CLOCK_SOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 VULNERABILITIES = "/sys/devices/system/cpu/vulnerabilities"
+CALIBRATING, CALIBRATED_WITHIN_S = "tsc-early", 10.0
+"""The clock source of a kernel that still calibrates the TSC, which takes it a second."""
+LOOK_S = 0.05
 UNKNOWN = "not reported"
 FACTS = "facts.json"
 _BETWEEN = " | "
@@ -26,17 +30,29 @@ _BETWEEN = " | "
 
 
 def observed(guest: QemuSandbox) -> dict[str, Scalar]:
-    """`clock_source`, and `mitigations`: the state of each vulnerability that the kernel knows."""
-    try:
-        clock = guest.agent.read_file(CLOCK_SOURCE).decode(errors="replace").strip()
-    except GuestRefused:
-        clock = UNKNOWN
+    """`clock_source`, and `mitigations`: the state of each vulnerability that the kernel knows.
+
+    Returns once the guest's clock is calibrated: guests restored from an earlier state would each
+    do that, while a caller waits.
+    """
+    clock = _clock_source(guest)
+    deadline = time.monotonic() + CALIBRATED_WITHIN_S
+    while clock == CALIBRATING and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+        clock = _clock_source(guest)
     asked = guest.agent.run(("/bin/sh", "-c", f"cd {VULNERABILITIES} && grep . *"))
     states = asked.stdout.decode(errors="replace").splitlines()
     return {
         "clock_source": clock,
         "mitigations": _BETWEEN.join(state.replace(":", ": ", 1) for state in states) or UNKNOWN,
     }
+
+
+def _clock_source(guest: QemuSandbox) -> str:
+    try:
+        return guest.agent.read_file(CLOCK_SOURCE).decode(errors="replace").strip()
+    except GuestRefused:
+        return UNKNOWN
 
 
 def at_the_doorbell(guest: QemuSandbox) -> dict[str, Scalar]:
