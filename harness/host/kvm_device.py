@@ -6,6 +6,7 @@ import errno
 import fcntl
 import grp
 import os
+import stat
 from pathlib import Path
 
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported
@@ -13,7 +14,8 @@ from harness.errors import CoppiceError, MissingPrivilege, Unsupported
 KVM = Path("/dev/kvm")
 API = 12
 """The version of KVM's interface since Linux 2.6.22; there is no other."""
-_GET_API_VERSION, _CHECK_EXTENSION, _TSC_CONTROL = 0xAE00, 0xAE03, 60
+_GET_API_VERSION, _CHECK_EXTENSION = 0xAE00, 0xAE03
+_TSC_CONTROL, _IMMEDIATE_EXIT = 60, 136
 _LOAD = "modprobe kvm_intel   (AMD: kvm_amd); in a VM, its host must allow nested virtualisation"
 
 
@@ -27,7 +29,9 @@ def refusal(device: Path = KVM) -> CoppiceError | None:
     try:
         version = fcntl.ioctl(handle, _GET_API_VERSION)
     except OSError as error:
-        return Unsupported(f"{device} is not KVM's device: {error.strerror}", hint=_LOAD)
+        return Unsupported(
+            f"{device} is not KVM's device: {error.strerror}", hint=_is_other(device)
+        )
     finally:
         os.close(handle)
     if version != API:
@@ -45,6 +49,12 @@ def _not_opened(device: Path, error: OSError) -> CoppiceError:
     return Unsupported(f"{device} does not open: {error.strerror}", hint=_LOAD)
 
 
+def _is_other(device: Path) -> str:
+    if stat.S_ISCHR(device.stat().st_mode):
+        return _LOAD
+    return f"{device} is a file in the place of the device: remove or unmount it, then {_LOAD}"
+
+
 def _admit(device: Path) -> str:
     if os.geteuid() == 0:
         return f"give this container the device: --device {device}"
@@ -59,12 +69,21 @@ def _admit(device: Path) -> str:
 
 def scales_tsc(device: Path = KVM) -> bool:
     """Whether a guest's TSC can have another rate than the host's."""
+    return _has(_TSC_CONTROL, device)
+
+
+def exits_at_once(device: Path = KVM) -> bool:
+    """Whether a vCPU can be entered for no more than completing its last exit (Linux 4.12)."""
+    return _has(_IMMEDIATE_EXIT, device)
+
+
+def _has(capability: int, device: Path) -> bool:
     try:
         handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        return fcntl.ioctl(handle, _CHECK_EXTENSION, _TSC_CONTROL) > 0
+        return fcntl.ioctl(handle, _CHECK_EXTENSION, capability) > 0
     except OSError:
         return False
     finally:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_build_is_sealed_and_found_again(
     again, new = slim.build(run, tmp_path)
     assert not new
     assert again == built == slim.newest(tmp_path)
+
+
+def test_a_second_build_waits_for_the_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _offers(monkeypatch)
+    with ThreadPoolExecutor(2) as both:
+        made = [both.submit(slim.build, run, tmp_path) for _ in range(2)]
+        kernels = [one.result(60) for one in made]
+    assert sorted(new for _, new in kernels) == [False, True]
+    assert kernels[0][0] == kernels[1][0]
 
 
 def test_another_source_configuration_or_compiler_gives_another_kernel(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.guest.kernel_build.make import Progress, make
 from harness.guest.kernel_build.source import SourcePackage
 from harness.host import cache as sealed
 from harness.host import file_system, package_names
-from harness.host.locks import abandoned, half_built_hint
+from harness.host.locks import abandoned, half_built_hint, locked, locking
 from harness.host.process import run as execute
 from harness.host.run import Run
 from harness.measure.record import digest
@@ -81,19 +82,23 @@ def newest(cache: Path) -> Built:
 def build(run: Run, cache: Path) -> tuple[Built, bool]:
     """The slim kernel of the source that apt offers now, and whether it was built just now.
 
-    Raises MissingTool (all that is missing), DiskFull (before anything is downloaded), ImageError,
-    CommandFailed, and CoppiceError of apt.
+    Waits for another build in this cache. Raises MissingTool (all that is missing), DiskFull
+    (before anything is downloaded), ImageError, CommandFailed, and CoppiceError of apt.
     """
     require_tools()
     package = source.newest()
     facts = facts_of(package)
     name = f"{PREFIX}{package.version}-{_digest(facts)[:16]}"
     target = cache / "kernels" / name
-    before = sealed.is_intact(target)
-    if not before:
-        discard_abandoned(target.parent)
-        require_room(target, package)
-    sealed.entry(target, lambda directory: fill(run, package, facts, directory))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if locked(target.parent):
+        print("coppice: waiting for another build in this cache", file=sys.stderr)
+    with locking(target.parent):
+        before = sealed.is_intact(target)
+        if not before:
+            discard_abandoned(target.parent)
+            require_room(target, package)
+        sealed.entry(target, lambda directory: fill(run, package, facts, directory))
     return Built(target, facts, current=True), not before
 
 

@@ -8,8 +8,6 @@ compared with, and no place to run code in.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import platform
 import shutil
 import socket
@@ -19,9 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.errors import Unsupported, UsageError
+from harness.host import kvm_device
 from harness.host.cache import entry
-from harness.host.exit_cost import KVM
 from harness.host.identity import Identity
+from harness.host.kvm_device import KVM
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.host.run import Run
@@ -42,8 +41,6 @@ LIMIT_S = 10.0
 REHEARSALS = 2
 """Wake-ups of a pooled sandbox, so that what it writes to is its own and not the checkpoint's."""
 _HEADER = Path("/usr/include/linux/kvm.h")
-_GET_API_VERSION, _API_VERSION = 0xAE00, 12
-_CHECK_EXTENSION, _IMMEDIATE_EXIT = 0xAE03, 136
 _of_run: dict[bool, PerRun[Vmms]] = {True: PerRun(), False: PerRun()}
 """The VMMs of each run: of restored guests, and of those that start."""
 
@@ -147,23 +144,9 @@ class KvmFloorSubstrate(SubstrateBase):
 
 def _kvm() -> Requirement:
     """Whether /dev/kvm opens and has the interface that the VMM uses; makes no VM."""
-    try:
-        device = os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        remedy = "modprobe kvm_intel or kvm_amd; or a host with hardware virtualisation"
-        return Requirement(str(KVM), False, "does not exist", remedy)
-    except OSError as error:
-        return Requirement(
-            str(KVM), False, f"does not open: {error.strerror}", "run it as root, or in group kvm"
-        )
-    try:
-        version = fcntl.ioctl(device, _GET_API_VERSION)
-        exits = version == _API_VERSION and fcntl.ioctl(device, _CHECK_EXTENSION, _IMMEDIATE_EXIT)
-    except OSError as error:
-        return Requirement(str(KVM), False, f"is no KVM: {error.strerror}", "modprobe kvm")
-    finally:
-        os.close(device)
-    if not exits:
+    if refused := kvm_device.refusal(KVM):
+        return Requirement(str(KVM), False, str(refused.args[0]), refused.hint)
+    if not kvm_device.exits_at_once(KVM):
         return Requirement(str(KVM), False, "lacks KVM_CAP_IMMEDIATE_EXIT", "Linux 4.12 or newer")
     return Requirement(str(KVM), True, "opens")
 

@@ -43,9 +43,7 @@ def name(row: ColdStartRow) -> str:
     """A row's label; `noop` is the harness alone, without a sandbox."""
     if row.substrate == cold_start.NOOP:
         return "noop: the harness alone"
-    if row.kernel:  # the whole would not fit on a phone
-        return f"{row.substrate} {row.tier.removesuffix('-pool')}, {row.kernel}"
-    return f"{row.substrate} {row.tier.removesuffix('-pool') if row.is_control else row.tier}"
+    return f"{row.substrate} {row.tier}{f', {row.kernel}' if row.kernel else ''}"
 
 
 def note(found: tuple[RecordEntry, AnySeries] | None) -> str:

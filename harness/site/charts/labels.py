@@ -24,6 +24,12 @@ class Sizes:
     mark: float = 7
 
 
+def fits_a_phone(*words: str) -> bool:
+    """Whether words fit on one line of the narrowest chart."""
+    sizes = Sizes()
+    return sum(len(each) + 1 for each in words) * sizes.letter <= min(sizes.widths)
+
+
 @dataclass(frozen=True)
 class Spot:
     """A label's offset from its mark in pixels, and which end of the text `dx` refers to."""

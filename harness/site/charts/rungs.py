@@ -6,6 +6,7 @@ their events. The axis is logarithmic.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,15 @@ from markupsafe import Markup
 
 from harness.measure.quantity import show
 from harness.measure.statistics import Estimate
-from harness.site.charts import axis, svg
+from harness.site.charts import axis, labels, svg
 
 _KEY, _ROW, _BOTTOM = 56, 58, 30
 _BESIDE = 3
 """Rung names per row of the key: more would overlap on a phone."""
+_LINE = 15
+"""Pixels of a line under a wire's name."""
+_VALUE = "0.00 ms"
+"""As long as a median is."""
 _EDGE = 0.02
 
 
@@ -30,6 +35,16 @@ class Wire:
     rungs: Mapping[str, Estimate]
     note: str = ""
     published: bool = False
+
+    @property
+    def note_below(self) -> bool:
+        """Whether the note of a wire with beads has a line of its own."""
+        measured = bool(self.rungs and self.note)
+        return measured and not labels.fits_a_phone(self.label, self.note, _VALUE)
+
+    @property
+    def height(self) -> int:
+        return _ROW + _LINE * self.note_below
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,8 @@ def rungs_chart(id: str, title: str, names: Sequence[str], wires: Sequence[Wire]
     """The chart; a tier without rungs is shown as not measured."""
     values = [one.value for wire in wires for one in wire.rungs.values()]
     scale = axis.decades(values, "s")
-    bottom = _KEY + _ROW * len(wires)
+    tops = list(itertools.accumulate((one.height for one in wires), initial=_KEY))
+    bottom = tops.pop()
     parts: list[object] = [_key(names)]
     for tick in scale.ticks:
         x = svg.percent(_x(scale, tick.value))
@@ -60,8 +76,7 @@ def rungs_chart(id: str, title: str, names: Sequence[str], wires: Sequence[Wire]
         parts.append(
             svg.tag("text", tick.label, x=at, y=bottom + 20, text_anchor=place, class_="tick")
         )
-    for number, wire in enumerate(wires):
-        parts.append(_wire(wire, names, scale, _KEY + _ROW * number))
+    parts += [_wire(wire, names, scale, top) for wire, top in zip(wires, tops, strict=True)]
     return svg.chart(id, title, _describe(wires), bottom + _BOTTOM, *parts)
 
 
@@ -91,7 +106,7 @@ def _key(names: Sequence[str]) -> Markup:
 
 
 def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Markup:
-    y = top + 36
+    y = top + 36 + _LINE * wire.note_below
     parts: list[object] = [svg.tag("text", wire.label, x="0", y=top + 18, class_="row")]
     beads = [(number, wire.rungs[name]) for number, name in enumerate(names) if name in wire.rungs]
     if not beads:
@@ -101,6 +116,9 @@ def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Mar
         return svg.tag("g", *parts)
     last = beads[-1][1]
     note = [svg.tag("tspan", f"{wire.note} ", class_="warn")] if wire.note else []
+    if wire.note_below:
+        parts.append(svg.tag("text", *note, x="0", y=top + 18 + _LINE))
+        note = []
     value = svg.tag("tspan", show(last, "s"), class_="value", data_value=repr(last.value))
     parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     first, end = (svg.percent(_x(scale, one.value)) for one in (beads[0][1], last))

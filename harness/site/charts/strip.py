@@ -24,6 +24,8 @@ from harness.site.data.publishers import within
 _TOP, _ROW, _LANE, _BOTTOM, _KEY = 46, 92, 30, 30, 24
 _LINE = 15
 """Pixels of a line under a row's name."""
+_VALUE = "0.00 ms"
+"""As long as a median is."""
 _EDGE = 0.012
 _GAP = 8
 """Pixels between a line and the words beside it."""
@@ -49,12 +51,23 @@ class Strip:
     under: Sequence[str] = ()
 
     @property
+    def note_below(self) -> bool:
+        """Whether the note of a row with samples has a line of its own."""
+        measured = self.series is not None and bool(self.series.samples and self.note)
+        return measured and not labels.fits_a_phone(self.label, self.note, _VALUE)
+
+    @property
+    def lines(self) -> int:
+        """How many lines stand below the name."""
+        return len(self.under) + self.note_below
+
+    @property
     def height(self) -> int:
-        return _ROW + _LINE * len(self.under)
+        return _ROW + _LINE * self.lines
 
     def lane(self, top: float) -> float:
         """Where the dots begin in a row that begins at `top`."""
-        return top + 26 + _LINE * len(self.under)
+        return top + 26 + _LINE * self.lines
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,10 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
         parts += _summary(strip, scale, lane)
         value = svg.tag("tspan", show(median, unit), class_="value", data_value=repr(median.value))
         note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
+        if strip.note_below:
+            y = top + 18 + _LINE * strip.lines
+            parts.append(svg.tag("text", *note, x="0", y=y))
+            note = []
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
