@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 _WIDTHS = (350, 690, 1180)
 """Of a chart in pixels: on a phone, on a tablet, and on a page that is as wide as it gets."""
+_NAME_LETTER, _NOTE_LETTER = 9.0, 7.2
+"""Pixels of a letter in the name of a row, which is bold, and in a note."""
 _UP, _DOWN = 11, 3
 _OUTSIDE, _UNREADABLE, _HIDDEN, _COVERED, _CROSSED = 100, 40, 30, 6, 1
 _ROUNDS = 4
@@ -24,10 +26,11 @@ class Sizes:
     mark: float = 7
 
 
-def fits_a_phone(*words: str) -> bool:
-    """Whether words fit on one line of the narrowest chart."""
-    sizes = Sizes()
-    return sum(len(each) + 1 for each in words) * sizes.letter <= min(sizes.widths)
+def fits_a_phone(name: str, value: str, note: str = "") -> bool:
+    """Whether a row's name and value, and the note between them, fit on a line of the narrowest
+    chart."""
+    width = (len(name) + len(value)) * _NAME_LETTER + (len(note) + 2) * _NOTE_LETTER
+    return width <= min(_WIDTHS)
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,21 @@ class Wire:
     def note_below(self) -> bool:
         """Whether the note of a wire with beads has a line of its own."""
         measured = bool(self.rungs and self.note)
-        return measured and not labels.fits_a_phone(self.label, self.note, _VALUE)
+        return measured and not labels.fits_a_phone(self.label, _VALUE, self.note)
+
+    @property
+    def value_below(self) -> bool:
+        """Whether the last rung's time does not fit beside the name either."""
+        return bool(self.rungs) and not labels.fits_a_phone(self.label, _VALUE)
+
+    @property
+    def lines(self) -> int:
+        """How many lines stand below the name."""
+        return int(self.note_below or self.value_below)
 
     @property
     def height(self) -> int:
-        return _ROW + _LINE * self.note_below
+        return _ROW + _LINE * self.lines
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def _key(names: Sequence[str]) -> Markup:
 
 
 def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Markup:
-    y = top + 36 + _LINE * wire.note_below
+    y = top + 36 + _LINE * wire.lines
     parts: list[object] = [svg.tag("text", wire.label, x="0", y=top + 18, class_="row")]
     beads = [(number, wire.rungs[name]) for number, name in enumerate(names) if name in wire.rungs]
     if not beads:
@@ -120,7 +130,8 @@ def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Mar
         parts.append(svg.tag("text", *note, x="0", y=top + 18 + _LINE))
         note = []
     value = svg.tag("tspan", show(last, "s"), class_="value", data_value=repr(last.value))
-    parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
+    beside = top + 18 + _LINE * wire.value_below
+    parts.append(svg.tag("text", *note, value, x="100%", y=beside, text_anchor="end"))
     first, end = (svg.percent(_x(scale, one.value)) for one in (beads[0][1], last))
     parts.append(svg.tag("line", x1=first, x2=end, y1=y, y2=y, class_="wire"))
     for number, one in beads:

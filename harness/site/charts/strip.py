@@ -54,12 +54,17 @@ class Strip:
     def note_below(self) -> bool:
         """Whether the note of a row with samples has a line of its own."""
         measured = self.series is not None and bool(self.series.samples and self.note)
-        return measured and not labels.fits_a_phone(self.label, self.note, _VALUE)
+        return measured and not labels.fits_a_phone(self.label, _VALUE, self.note)
+
+    @property
+    def value_below(self) -> bool:
+        """Whether the median does not fit beside the name either."""
+        return self.series is not None and not labels.fits_a_phone(self.label, _VALUE)
 
     @property
     def lines(self) -> int:
         """How many lines stand below the name."""
-        return len(self.under) + self.note_below
+        return max(len(self.under) + self.note_below, self.value_below)
 
     @property
     def height(self) -> int:
@@ -174,7 +179,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
             y = top + 18 + _LINE * strip.lines
             parts.append(svg.tag("text", *note, x="0", y=y))
             note = []
-        parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
+        y = top + 18 + _LINE * (strip.lines if strip.value_below else 0)
+        parts.append(svg.tag("text", *note, value, x="100%", y=y, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
         # Below the label: beside it there is no room on a phone.
