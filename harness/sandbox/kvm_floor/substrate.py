@@ -17,11 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.errors import Unsupported, UsageError
-from harness.host import kvm_device
+from harness.host import kvm_device, package_names
 from harness.host.cache import entry
 from harness.host.identity import Identity
 from harness.host.kvm_device import KVM
-from harness.host.process import install_command
+from harness.host.process import install_command, install_packages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
@@ -86,7 +86,7 @@ class KvmFloorSubstrate(SubstrateBase):
         lines.append(
             Requirement(
                 str(_HEADER), _HEADER.exists(), "found" if _HEADER.exists() else "not installed",
-                "apt-get install linux-libc-dev",
+                install_packages(package_names.HEADERS),  # it needs the kernel's
             )
         )  # fmt: skip
         return [*lines, _kvm()]
