@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,7 @@ class FakeSubstrate:
     own_kernel = False
     tiers = (Tier.DURABLE_PREWARM_POOL,)
     tools: Sequence[str] = ()
+    not_offered: Mapping[str, str] = {}
 
     def __init__(self, kind: type[NoopSandbox]) -> None:
         self._kind = kind
