@@ -220,7 +220,7 @@ def _print(found: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
 
 
 def _print_accelerator(known: Mapping[str, Any]) -> None:
-    """Emulation is said even where all is well: its times are not those of hardware."""
+    """Emulation is reported even where all is well: its times are not those of hardware."""
     names = {"kvm": "KVM", "tcg": "TCG: emulated"}
     print("Guests of QEMU")
     print(f"  {names.get(known['name'], 'not known')}: {known['reason']}")

@@ -25,7 +25,7 @@ needs_kvm = pytest.mark.skipif(
 
 @pytest.fixture
 def unprivileged() -> Iterator[None]:
-    """The real user, which access(2) asks about, is nobody for a while."""
+    """The real user, which access(2) asks about, is `nobody` for a while."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     os.setresuid(65534, 65534, 0)

@@ -1,4 +1,4 @@
-"""Images that are damaged, or of hostile guests: one clear reason, and nobody else is harmed."""
+"""Images that are damaged or of hostile guests: one clear reason, no other sandbox harmed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The slim kernel's configuration: the options that are wanted, and whether a source kept them.
 
-A fragment is merged onto `allnoconfig`, which drops an option without a word when one that it
+A fragment is merged onto `allnoconfig`, which drops an option silently when one that it
 depends on is off or unknown. So the result is compared with what was wanted.
 """
 

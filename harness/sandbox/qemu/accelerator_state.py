@@ -68,7 +68,7 @@ def _of(found: Decision) -> State:
 
 
 def _span(seconds: float) -> str:
-    """A time in words, roughly."""
+    """A duration for reading, rounded."""
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -115,7 +115,7 @@ def _awaited(guest: QemuSandbox, cpu: str) -> Trial:
         except GuestTimeout:
             now = time.monotonic()
         found = processor_time.of(guest.vmm.process.pid)
-        if found is None:  # no telling apart
+        if found is None:  # not known: elapsed time counts
             found = ProcessorTime(now - begun, 0.0)
         if found.wanted - had.wanted > LEAST_S:
             had, moved = found, now

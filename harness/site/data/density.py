@@ -81,7 +81,7 @@ class MeasuredFleet:
         return None
 
     def parts(self, metric: str) -> Sequence[str]:
-        """The kinds of memory that a metric of one idle VMM and its guest tells apart."""
+        """The kinds of memory that a metric of one idle VMM and its guest distinguishes."""
         return [
             str(one.dimensions["part"])
             for one in self.entry.record.series

@@ -55,7 +55,7 @@ def picture() -> LadderPicture:
 def _pieces(
     holds: Sequence[MeasuredFleet], metric: str
 ) -> tuple[str, Sequence[MeasuredFleet], Sequence[str]]:
-    """The metric, the fleets that have it, and the kinds of memory that it tells apart."""
+    """The metric, the fleets that have it, and the kinds of memory that it distinguishes."""
     having = [one for one in holds if one.parts(metric)]
     return metric, having, list(dict.fromkeys(part for one in having for part in one.parts(metric)))
 
