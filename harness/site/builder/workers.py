@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from harness import interrupts
 from harness.claims.claims import Claim
 from harness.errors import SiteError
 from harness.host.cpus import usable
-from harness.interrupts import TERMINATION
 from harness.site.builder import check, later, tables
 from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
@@ -196,7 +196,9 @@ def spread(
     global _WORK
     _WORK = (work, items)
     try:
-        with multiprocessing.get_context("fork").Pool(jobs, _die_quietly) as pool:
+        with interrupts.deferred():
+            made = multiprocessing.get_context("fork").Pool(jobs, _die_quietly)
+        with made as pool:
             size = max(1, min(chunk, len(items) // (jobs * 4)))
             yield from pool.imap(_nth, range(len(items)), chunksize=size)
     finally:
@@ -205,9 +207,12 @@ def spread(
 
 def _die_quietly() -> None:
     # A forked worker inherits the command's handlers, which would print a traceback when the pool
-    # ends its workers by SIGTERM, or a terminal sends its signal to all.
-    for number in TERMINATION:
+    # ends its workers by SIGTERM, or a terminal sends its signal to all. Until here the signals are
+    # held: raised earlier, outside multiprocessing's own `try`, the worker would go on as a second
+    # copy of the command, and clean up what the first still uses.
+    for number in interrupts.TERMINATION:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.TERMINATION)
 
 
 def _nth(number: int) -> Any:
