@@ -36,6 +36,8 @@ from harness.host.identity import NO_KEY, Identity
 
 READ_PIECE = 32 * 1024
 TIMEOUT_S = 30.0
+_TURN_S = 0.001
+"""How long to wait in one direction before the other has its turn."""
 OUTPUT_MAX = 16 << 20
 """Bytes of a process's output, and of a file, that are kept."""
 HELLO_KEYS = ("protocol", "kernel", "hostname", "boot_id", "machine_id", "mac", "address", "random",
@@ -71,6 +73,30 @@ class Finished:
     stderr: bytes
 
 
+class _Output:
+    """What a process of a guest has written so far: of each stream at most `limit` bytes."""
+
+    def __init__(
+        self,
+        guest: str,
+        limit: int = OUTPUT_MAX,
+        on_output: Callable[[FrameKind, bytes], None] | None = None,
+    ) -> None:
+        self.stdout = Collected(limit, f"stdout of a process of {guest}")
+        self.stderr = Collected(limit, f"stderr of a process of {guest}")
+        self._on_output = on_output
+
+    def take(self, frame: Frame) -> bool:
+        """Whether this frame is output. AnswerTooLong when it is more than the limit."""
+        if frame.kind not in (FrameKind.STDOUT, FrameKind.STDERR):
+            return False
+        stream = self.stdout if frame.kind == FrameKind.STDOUT else self.stderr
+        stream.add(frame.payload)
+        if self._on_output:
+            self._on_output(FrameKind(frame.kind), frame.payload)
+        return True
+
+
 class Agent:
     """Sends requests to a guest over a connected stream socket, which it owns."""
 
@@ -104,7 +130,45 @@ class Agent:
         except TimeoutError as error:
             raise GuestTimeout(f"{self._name} does not read requests") from error
         except OSError as error:
-            raise GuestDied(f"the channel to {self._name} is closed: {error.strerror}") from error
+            raise self._closed(error) from error
+
+    def _write_while_reading(self, data: bytes, id: int, output: _Output) -> None:
+        """Send input of request `id`, and take its output meanwhile: a guest whose answers are not
+        read stops reading requests. GuestTimeout when nothing moves in either direction."""
+        left = memoryview(data)
+        deadline = time.monotonic() + TIMEOUT_S
+        while left:
+            self._channel.settimeout(_TURN_S)
+            try:
+                left = left[self._channel.send(left) :]
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise GuestTimeout(f"{self._name} does not read requests") from None
+                if not self._read(_TURN_S):
+                    continue
+                own = [frame for frame in self._frames if frame.id == id]
+                # Its end or refusal, of which there is one, is left for `_finish`.
+                self._frames = deque([frame for frame in own if not output.take(frame)][:1])
+            except OSError as error:
+                raise self._closed(error) from error
+            deadline = time.monotonic() + TIMEOUT_S
+
+    def _closed(self, error: OSError) -> GuestDied:
+        return GuestDied(f"the channel to {self._name} is closed: {error.strerror}")
+
+    def _read(self, limit_s: float) -> bool:
+        """Whether the guest sent anything within this time."""
+        self._channel.settimeout(limit_s)
+        try:
+            data = self._channel.recv(1 << 18)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            raise GuestDied(f"{self._name} died during a request") from error
+        if not data:
+            raise GuestDied(f"{self._name} died during a request")
+        self._frames.extend(self._decoder.feed(data))
+        return True
 
     def receive(self, id: int, deadline: float) -> Frame:
         """The next answer to request `id`, before `deadline` (time.monotonic).
@@ -125,16 +189,7 @@ class Agent:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GuestTimeout(f"{self._name} did not answer in time")
-            self._channel.settimeout(left)
-            try:
-                data = self._channel.recv(1 << 18)
-            except TimeoutError:
-                continue
-            except OSError as error:
-                raise GuestDied(f"{self._name} died during a request") from error
-            if not data:
-                raise GuestDied(f"{self._name} died during a request")
-            self._frames.extend(self._decoder.feed(data))
+            self._read(left)
         return self._frames.popleft()
 
     def call(
@@ -204,7 +259,7 @@ class Agent:
         self._last_id = exec_id
         self._write(data)
         self._answer(exec_id - 1, TIMEOUT_S)  # answered first
-        return self._finish(exec_id, TIMEOUT_S)
+        return self._finish(exec_id, TIMEOUT_S, _Output(self._name))
 
     def run(
         self,
@@ -227,38 +282,23 @@ class Agent:
         small = len(fields) + len(stdin) + 5 <= PAYLOAD_MAX
         if small:
             fields += field(Tag.STDIN, stdin) if stdin else b""
+        output = _Output(self._name, output_max, on_output)
         id = self.send(FrameKind.EXEC, fields, flags=0 if small else KEEP_STDIN)
         if not small:
             for at in range(0, len(stdin), READ_PIECE):
-                self._write(encode(FrameKind.STDIN, id, stdin[at : at + READ_PIECE]))
-            self._write(encode(FrameKind.STDIN, id))
+                piece = encode(FrameKind.STDIN, id, stdin[at : at + READ_PIECE])
+                self._write_while_reading(piece, id, output)
+            self._write_while_reading(encode(FrameKind.STDIN, id), id, output)
         # The guest kills it at the limit; the extra seconds are for its report.
-        return self._finish(id, timeout_s + 5, on_output, output_max)
+        return self._finish(id, timeout_s + 5, output)
 
-    def _finish(
-        self,
-        id: int,
-        timeout_s: float,
-        on_output: Callable[[FrameKind, bytes], None] | None = None,
-        output_max: int = OUTPUT_MAX,
-    ) -> Finished:
+    def _finish(self, id: int, timeout_s: float, output: _Output) -> Finished:
         deadline = time.monotonic() + timeout_s
-        stdout, stderr = (
-            Collected(output_max, f"{what} of a process of {self._name}")
-            for what in ("stdout", "stderr")
-        )
-        while True:
-            frame = self.receive(id, deadline)
-            if frame.kind == FrameKind.STDOUT:
-                stdout.add(frame.payload)
-            elif frame.kind == FrameKind.STDERR:
-                stderr.add(frame.payload)
-            else:
-                ending = answers.expect(frame, FrameKind.EXIT, self._name)
-                code, signal = answers.unpack(_EXIT, ending, self._name)
-                return Finished(code, signal, stdout.whole(), stderr.whole())
-            if on_output:
-                on_output(FrameKind(frame.kind), frame.payload)
+        while output.take(frame := self.receive(id, deadline)):
+            pass
+        ending = answers.expect(frame, FrameKind.EXIT, self._name)
+        code, signal = answers.unpack(_EXIT, ending, self._name)
+        return Finished(code, signal, output.stdout.whole(), output.stderr.whole())
 
     def read_file(self, path: str, limit: int = OUTPUT_MAX) -> bytes:
         """Read a whole file of the guest. GuestRefused when it cannot be read, AnswerTooLong when

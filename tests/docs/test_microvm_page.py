@@ -51,7 +51,7 @@ def test_an_agent_answers_over_two_pipes(shown: Any, program: Path) -> None:
     agent = Agent(channel, "a guest behind pipes")
     try:
         agent.ping(10)
-        long = bytes(range(256)) * 1024  # more than a pipe holds
+        long = bytes(range(256)) * 4096  # more than all pipes hold
         assert agent.run(["/bin/cat"], stdin=long).stdout == long
         channel.settimeout(0.05)
         with pytest.raises(TimeoutError):
