@@ -21,6 +21,8 @@ _IDENTITY, _PING = 0xFFFFFFFE, 0xFFFFFFFF
 """Ids of the requests in a wake-up, which the agent's client never uses."""
 _STARTED = encode(FrameKind.HELLO, 0)
 """What a guest says first when it runs its program from the start."""
+_LOOK_UP = struct.pack("ll", 0, 100_000)
+"""How long a read blocks before the caller's limit is looked at: 0.1 s, as a timeval."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class KvmFloorSandbox:
         self._slot = -1
         self._channel = channel
         self._state = state
-        self._limit_s = 0.0
         self._gone = False
         self._first = True
         self._ring: _Ring | None = None
@@ -70,26 +71,34 @@ class KvmFloorSandbox:
         ring = self._ring
         if not ring or ring.key is not self.agent.key:  # the caller expects answers under another
             ring = self._new_ring()
-        self._limit_reads(timeout_s)
+        if self._channel.gettimeout() is not None:  # the agent's client has set its own
+            self._channel.setblocking(True)
         self._vmm.send(self._vmm.message(self._slot, ring.frames))
-        answer = b""
-        try:
-            while len(answer) < len(ring.answer):
-                # No more: what follows answers what waited in the channel meanwhile.
-                piece = self._channel.recv(len(ring.answer) - len(answer))
-                if not piece:
-                    raise self._vmm.died()
-                answer += piece
-            replied = time.perf_counter()
-        except BlockingIOError as error:
-            raise GuestTimeout(f"{self.id} did not answer in time") from error
-        except OSError as error:
-            raise self._vmm.died() from error
+        answer = self._read(len(ring.answer), timeout_s)
+        replied = time.perf_counter()
         self._state = VmState.RUNNING
         self._first = False
         if answer != ring.answer:
             raise WrongAnswer(f"{self.id} answered a nonce with a wrong hash")
         return replied
+
+    def _read(self, length: int, timeout_s: float) -> bytes:
+        """So many bytes of the channel. No more: what follows answers what waited meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        found = b""
+        while len(found) < length:
+            try:
+                piece = self._channel.recv(length - len(found))
+            except BlockingIOError as error:  # _LOOK_UP has passed
+                if time.monotonic() > deadline:
+                    raise GuestTimeout(f"{self.id} did not answer in time") from error
+                continue
+            except OSError as error:
+                raise self._vmm.died() from error
+            if not piece:
+                raise self._vmm.died()
+            found += piece
+        return found
 
     def first_exec(self, word: str) -> Finished:
         """GuestRefused: the guest has no kernel to run a program."""
@@ -102,15 +111,6 @@ class KvmFloorSandbox:
         return self._vmm.resumed_at(self._slot)
 
     # Off the timed path.
-
-    def _limit_reads(self, seconds: float) -> None:
-        """Set a timeout for blocking reads in the kernel, which saves a poll before each."""
-        if self._channel.gettimeout() is not None:  # the agent's client has set its own
-            self._channel.setblocking(True)
-        if seconds != self._limit_s:
-            limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self._limit_s = seconds
 
     def _new_ring(self) -> _Ring:
         """The first one carries the identity, so that no two guests answer under one key."""
@@ -158,6 +158,8 @@ def started(vmm: Vmm, identity: Identity, state: VmState) -> KvmFloorSandbox:
     """A sandbox with a new VM, which has not run. Raises SandboxError with what KVM refused."""
     near, far = socket.socketpair()
     try:
+        # In the kernel, once: with Python's own limit each read would poll first.
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_UP)
         sandbox = KvmFloorSandbox(vmm, near, identity, state)
         with far:
             sandbox.create(far)

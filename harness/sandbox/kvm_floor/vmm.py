@@ -28,7 +28,7 @@ from harness.sandbox.shared_kernel import Log, reap
 MOST = 16
 """VMMs of a run: a large host's processors are not all worth a process."""
 ANSWER_S = 30
-"""How long a VMM may take for a request: a guest that hangs is ended after five seconds."""
+"""How long a VMM may take for a request: a guest that hangs is ended in five to ten seconds."""
 _HEADER = struct.Struct("<III")
 _REPLY = struct.Struct("<iIQ48s")
 

@@ -1,4 +1,4 @@
-/* What the harness asks of the VMM, one message each: the C side of ../control.py. */
+/* What the harness asks of the VMM, one message each: the C side of ../vmm.py. */
 #ifndef COPPICE_FLOOR_CONTROL_H
 #define COPPICE_FLOOR_CONTROL_H
 

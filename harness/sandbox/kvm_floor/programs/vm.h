@@ -1,5 +1,5 @@
 /* A VM: how it is made, run and ended. Its guest asks for what layout.h names, and is ended when it
- * does anything else, or asks for nothing for too long. */
+ * does anything else, or asks for nothing for too long (5 to 10 seconds). */
 #ifndef COPPICE_FLOOR_VM_H
 #define COPPICE_FLOOR_VM_H
 
@@ -12,7 +12,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#define GUEST_LIMIT_S 5 /* how long a guest may run without asking for anything */
+#define GUEST_LIMIT_S 5 /* how long a guest may always run without asking for anything */
 #define TURNS 64 /* requests of one guest, after which others have their turn */
 #define NONE (-1)
 
@@ -32,6 +32,9 @@ struct vm {
 
 static int events;
 static struct kvm_run *volatile entered;
+static volatile uint32_t entries; /* so far */
+static volatile uint32_t timed; /* the entry that was the last one when the alarm was set */
+static volatile sig_atomic_t alarmed;
 
 static struct shared *shared_of(const struct vm *vm)
 {
@@ -125,25 +128,40 @@ static int load(struct vm *vm)
 
 /* Running them. */
 
+static void set_alarm(void)
+{
+    static const struct itimerval limit = {.it_value.tv_sec = GUEST_LIMIT_S};
+
+    timed = entries;
+    alarmed = setitimer(ITIMER_REAL, &limit, NULL) == 0;
+}
+
+/* A guest that runs since the alarm was set, or longer, is ended. A later one has until the next. */
 static void hurry(int signal)
 {
     struct kvm_run *now = entered;
 
     (void)signal;
-    if (now)
+    alarmed = 0;
+    if (now && entries == timed)
         now->immediate_exit = 1; /* also if it was not entered yet */
+    else if (now)
+        set_alarm();
 }
 
 /* Runs a guest until it asks for something; 0 when it has failed and is gone. */
 static int enter(struct vm *vm, uint32_t slot)
 {
-    static const struct itimerval limit = {.it_value.tv_sec = GUEST_LIMIT_S};
     struct kvm_run *run = vm->run;
     int done;
 
+    entries++;
     entered = run;
-    setitimer(ITIMER_REAL, &limit, NULL);
-    done = ioctl(vm->vcpu, KVM_RUN, 0);
+    if (!alarmed)
+        set_alarm(); /* once for all entries of the next seconds: a system call fewer in each */
+    do
+        done = ioctl(vm->vcpu, KVM_RUN, 0);
+    while (done < 0 && errno == EINTR && !run->immediate_exit);
     entered = NULL;
     if (done < 0) {
         dies(vm, slot, errno == EINTR ? "it ran for too long" : "KVM_RUN failed", (uint64_t)errno);

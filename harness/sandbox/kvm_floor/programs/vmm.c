@@ -207,7 +207,7 @@ static int on_control(int control)
     if (first && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS)
         memcpy(&passed, CMSG_DATA(first), sizeof passed);
     if ((size_t)got < CONTROL_HEADER || request.length != (size_t)got - CONTROL_HEADER)
-        return 1; /* no request of ours */
+        return 1; /* not a request as control.h has them */
     reply = serve(&request, passed, &answered);
     if (passed != NONE && request.what != CREATE)
         close(passed);
