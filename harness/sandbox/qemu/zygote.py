@@ -44,7 +44,7 @@ from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
 SOURCE = paths.VMM_PROGRAMS / "zygote.c"
-INCLUDED = ("filter.h", "gate.h", "proc_numbers.h")
+INCLUDED = ("filter.h", "forked_files.h", "gate.h", "proc_numbers.h")
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
 _ENTER = {"tasks": -1, "group": -2}

@@ -1,6 +1,9 @@
 /* The entries of directories in /proc that are numbers: processes, threads, descriptors.
  *
  * Without allocation and stdio, for a process in which other threads may hold a lock. */
+#ifndef COPPICE_PROC_NUMBERS_H
+#define COPPICE_PROC_NUMBERS_H
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -47,3 +50,5 @@ static bool for_numbers(const char *directory, bool (*each)(int number, void *wi
         close(handle);
     return good;
 }
+
+#endif

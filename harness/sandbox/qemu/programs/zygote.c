@@ -24,12 +24,12 @@
  */
 #define _GNU_SOURCE
 #include "filter.h"
+#include "forked_files.h"
 #include "gate.h"
 #include "proc_numbers.h"
 
 #include <asm/prctl.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
@@ -41,8 +41,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -54,7 +52,6 @@
 #define MOST_FILES 16
 #define FREEZE SIGILL /* QEMU blocks almost all signals in its threads, but not this one */
 #define PATIENCE_S 5
-#define FAILED 71
 #define HUGE (2UL << 20)
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -155,95 +152,11 @@ static bool freeze_all(void)
 
 /* In the child. */
 
-static void fail(const char *why, const char *what)
-{
-    char text[160] = "the fork of a VMM cannot run: ";
-
-    strncat(text, why, 60);
-    strncat(text, what, 60);
-    strcat(text, "\n");
-    if (write(STDERR_FILENO, text, strlen(text)) < 0)
-        _exit(FAILED + 1);
-    _exit(FAILED);
-}
-
-static void read_information(int number, char *text, size_t room)
-{
-    char path[48];
-    int info;
-    ssize_t got;
-
-    number_path(path, "/proc/self/fdinfo/", number);
-    info = open(path, O_RDONLY | O_CLOEXEC);
-    got = info < 0 ? -1 : read(info, text, room - 1);
-    close(info);
-    text[got < 0 ? 0 : got] = 0;
-}
-
-/* Replaces an epoll set that is shared with the zygote. QEMU makes one at its start and uses it only
- * for more descriptors than a microVM has, so it is empty. */
-static void replace_epoll(int number)
-{
-    char text[512];
-    int fresh = epoll_create1(EPOLL_CLOEXEC);
-
-    read_information(number, text, sizeof text);
-    if (!text[0] || strstr(text, "tfd:"))
-        fail("an epoll set is in use", "");
-    if (fresh < 0 || dup3(fresh, number, O_CLOEXEC) < 0)
-        fail("an epoll set cannot be made", "");
-    close(fresh);
-}
-
-/* Replaces an eventfd that is shared with the zygote by a new one with the same count. */
-static void replace_eventfd(int number)
-{
-    static const char mark[] = "eventfd-count:";
-    char text[512];
-    unsigned long long count = 0;
-    int flags = fcntl(number, F_GETFL), fresh;
-
-    read_information(number, text, sizeof text);
-    if (!strstr(text, mark))
-        fail("an eventfd cannot be read", "");
-    for (const char *at = strstr(text, mark) + sizeof mark - 1; *at && *at != '\n'; at++)
-        if (*at > ' ')
-            count = count * 16 + (unsigned)(*at <= '9' ? *at - '0' : *at - 'a' + 10);
-    fresh = eventfd((unsigned)count, EFD_CLOEXEC | (flags & O_NONBLOCK ? EFD_NONBLOCK : 0));
-    if (fresh < 0 || dup3(fresh, number, O_CLOEXEC) < 0)
-        fail("an eventfd cannot be made", "");
-    close(fresh);
-}
-
 struct request {
     int32_t user, filtered, numbers[MOST_FILES];
     const int *files;
     int count;
 };
-
-/* Handles a descriptor of the zygote in the child; fails for files that cannot be shared. */
-static bool replace_file(int number, void *with)
-{
-    static const char event[] = "anon_inode:[eventfd]", signals[] = "anon_inode:[signalfd]";
-    static const char tap[] = "/dev/net/tun";
-    const struct request *new = with;
-    char path[48], what[60];
-    ssize_t length;
-
-    for (int i = 0; i < new->count; i++)
-        if (new->numbers[i] == number)
-            return true;
-    number_path(path, "/proc/self/fd/", number);
-    length = readlink(path, what, sizeof what - 1);
-    what[length < 0 ? 0 : length] = 0;
-    if (!strcmp(what, event))
-        replace_eventfd(number);
-    else if (!strcmp(what, "anon_inode:[eventpoll]"))
-        replace_epoll(number);
-    else if (!strcmp(what, tap) || (what[0] != '/' && strcmp(what, signals) != 0))
-        fail("it would share ", what);
-    return true;
-}
 
 /* Starts a thread that returns from the frame of a frozen one. */
 static void resume(const struct thread *one)
@@ -307,7 +220,7 @@ static _Noreturn void live(pid_t zygote, struct request *asked)
             fail("an open file cannot take its place", "");
         close(asked->files[i]);
     }
-    for_numbers("/proc/self/fd", replace_file, asked);
+    for_numbers("/proc/self/fd", replace_file, &(struct replaced){asked->numbers, asked->count});
     if (asked->user >= 0)
         confine(asked->user);
     if (asked->filtered && filter_install(0) != 0)
