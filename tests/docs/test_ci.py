@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,8 @@ def test_its_scripts_are_shell(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_fits_the_schema_of_its_host(path: Path) -> None:
-    program = shutil.which("check-jsonschema")
-    if program is None:
-        pytest.skip("check-jsonschema, which has the hosts' schemas, is not installed")
-    argv = [program, "--builtin-schema", f"vendor.{SCHEMAS[path.stem]}", str(path)]
+    schema = f"vendor.{SCHEMAS[path.stem]}"
+    argv = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout
 
