@@ -244,6 +244,10 @@ class Agent:
         self.call(FrameKind.IDENTITY, fields)
         self.key = identity.key
 
+    def stir(self) -> None:
+        """Seed the guest's random generator with fresh entropy."""
+        self.call(FrameKind.IDENTITY, field(Tag.ENTROPY, os.urandom(64)))
+
     def set_wall_clock(self) -> None:
         """Set the guest's wall clock, which stood still while it was stopped, to this host's."""
         self.call(FrameKind.IDENTITY, field(Tag.WALL_NS, time.time_ns()))

@@ -31,7 +31,7 @@ from harness.host.memory import in_memory
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.lifetime import destroyed_on_failure
-from harness.sandbox.qemu import packets
+from harness.sandbox.qemu import arrival, packets
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.jail import Jail, jail_for
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
@@ -306,9 +306,8 @@ def restore(
         vm.envd_descriptor = vmm_end.fileno()
     with destroyed_on_failure(vm):
         vmm.greeting(30)
-        vmm.qmp.execute(
-            "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
-        )
+        arrival.report_progress(vmm.qmp)
+        arrival.announce_nothing(vmm.qmp)
     return vm
 
 

@@ -10,18 +10,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from harness.errors import SandboxError
 from harness.sandbox.base import ECHO
 from harness.sandbox.qemu.sandbox import QemuSandbox
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What a guest runs once it has booted: it idles, then runs small processes."""
+    """What a guest runs once it has booted: it idles, then runs small processes.
+
+    `first_time`: before, it does what a kernel does once in its life when it gets its first
+    identity. It seeds its random generator, which patches the kernel's code, and its NIC goes up,
+    which fills the queue of received packets. It has no address yet, so it sends nothing.
+    """
 
     idle_s: float
     processes: int
+    first_time: bool = False
 
     def run(self, guest: QemuSandbox) -> None:
+        if self.first_time:
+            guest.agent.stir()
+            _nic_up(guest)
         time.sleep(self.idle_s)
         for number in range(self.processes):
             guest.agent.set_wall_clock()
@@ -46,7 +56,11 @@ class Preparation:
 
     def facts(self) -> Mapping[str, float]:
         """What is done to a guest before it is checkpointed, for the manifest."""
-        return {"settle_s": self.sealing.idle_s, "warm_ups": self.sealing.processes}
+        return {
+            "settle_s": self.sealing.idle_s,
+            "warm_ups": self.sealing.processes,
+            "first_time": self.sealing.first_time,
+        }
 
     def rehearse_for_pool(self, guest: QemuSandbox, timeout_s: float) -> None:
         """Have a stopped guest do what a caller will do, and stop it again."""
@@ -77,6 +91,9 @@ SEALING = WarmUp(
     # Two bought as much as eight; with none, a first process takes 1.04 to 1.13 times as long.
     # What stays in a checkpoint are the kernel's caches, never translated code.
     processes=2,
+    # With it, and no announcement of the NIC (arrival.py), a first process after a restore takes
+    # 0.80 times as long with the distribution's kernel, and 0.87 times with a slim one.
+    first_time=True,
 )
 TRANSLATED = Preparation(
     sealing=SEALING,
@@ -95,7 +112,7 @@ TRANSLATED = Preparation(
 )
 # Nothing is translated: a guest that has booted is prepared like one that is checkpointed. The
 # rehearsal stays, since it also touches the memory that a first process writes to.
-NATIVE = replace(TRANSLATED, booted=SEALING)
+NATIVE = replace(TRANSLATED, booted=replace(SEALING, first_time=False))
 PREPARATIONS: Mapping[str, Preparation] = {"tcg": TRANSLATED, "kvm": NATIVE}
 """By accelerator."""
 
@@ -103,3 +120,11 @@ PREPARATIONS: Mapping[str, Preparation] = {"tcg": TRANSLATED, "kvm": NATIVE}
 def arm_and_stop(guest: QemuSandbox) -> None:
     guest.arm()
     guest.stop()
+
+
+def _nic_up(guest: QemuSandbox) -> None:
+    """Raise SandboxError with what the guest's `ip` has printed."""
+    done = guest.agent.run(("ip", "link", "set", "eth0", "up"))
+    if done.code:
+        said = done.stderr.decode(errors="replace").strip()
+        raise SandboxError(f"{guest.id}: its NIC did not go up: {said}")

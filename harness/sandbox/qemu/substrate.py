@@ -22,8 +22,8 @@ from harness.measure.record import Image, Scalar
 from harness.sandbox.base import MIB, SEAL, SubstrateBase
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
+from harness.sandbox.qemu import arrival, guest_facts, packets
 from harness.sandbox.qemu import checkpoint as checkpoints
-from harness.sandbox.qemu import guest_facts, packets
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.boot_slots import BootSlots
@@ -34,7 +34,7 @@ from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.preparation import PREPARATIONS, arm_and_stop
 from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import Vmm, inherited, opened, spawn
+from harness.sandbox.qemu.vmm import inherited, opened, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote, preload
 from harness.sandbox.vm_state import VmState
 
@@ -297,7 +297,7 @@ class QemuSubstrate(SubstrateBase):
             PREPARATIONS[shape.accelerator].sealing.run(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             arm_and_stop(guest)
-            _migration_capabilities(guest.vmm)
+            arrival.report_progress(guest.qmp, arrival.IGNORE_SHARED)
             _save_devices(guest, directory / checkpoints.DEVICES)
             while (status := guest.qmp.wait_status(SAVE_LIMIT_S)) != "completed":
                 if status == "failed":
@@ -355,10 +355,5 @@ def _given(value: T | None) -> Sequence[T]:
 def _greeted(guest: QemuSandbox) -> None:
     """An empty VMM is ready to load device state when this returns."""
     guest.vmm.greeting(30)
-    _migration_capabilities(guest.vmm)
-
-
-def _migration_capabilities(vmm: Vmm) -> None:
-    """Migrate device state only (guest memory stays in its file), and report with events."""
-    states = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
-    vmm.qmp.execute("migrate-set-capabilities", capabilities=states)
+    arrival.report_progress(guest.qmp, arrival.IGNORE_SHARED)
+    arrival.announce_nothing(guest.qmp)
