@@ -115,7 +115,8 @@ def rows(corpus: Corpus, machine: str | None = None) -> Sequence[ColdStartRow]:
     valid or not.
     """
     chosen: dict[_Key, RecordEntry] = {}
-    newest = corpus.newest(RIG, machine or corpus.machine, HEADLINE, include_empty=True)
+    here = machine or corpus.machine
+    newest = corpus.newest(RIG, here, HEADLINE, include_empty=True, any_kernel=True)
     for _, entry, one in sorted(newest, key=_age):
         key = _key(one)
         before = chosen.get(key)

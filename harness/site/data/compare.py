@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import Facts, Scalar, Series
 from harness.measure.statistics import Estimate, estimate
 from harness.site.data import figures, ratios, record_summary
@@ -190,8 +189,7 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Re
         if not any(series.metric == metric for series in entry.summary.series):
             continue
         for one in entry.record.series:
-            usual = GUEST_KERNEL not in one.dimensions
-            if usual and one.metric == metric and record_summary.fits(one.dimensions, dimensions):
+            if one.metric == metric and record_summary.fits(one.dimensions, dimensions):
                 yield entry, one
 
 
@@ -211,7 +209,7 @@ def compared(corpus: Corpus) -> Sequence[ComparedSubstrate]:
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
         for one in entry.summary.series:
-            if "tier" in one.dimensions and GUEST_KERNEL not in one.dimensions:
+            if "tier" in one.dimensions:
                 found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
     return [ComparedSubstrate(substrate, tier, corpus) for substrate, tier in found]
 

@@ -22,6 +22,7 @@ from harness.claims.verdict import Mark
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure import record_digests, supersession
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.measure.supersession import Superseded
 from harness.site.data import marks, repeats
@@ -232,10 +233,20 @@ class Corpus:
             for key, several in self._with_figures.items()
         }
 
-    def of_rig(self, rig: str, machine: str | None) -> Sequence[RecordEntry]:
+    @functools.cached_property
+    def _usual(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
+        return {
+            key: [entry for entry in several if entry.summary.guest_kernel is None]
+            for key, several in self._own.items()
+        }
+
+    def of_rig(
+        self, rig: str, machine: str | None, *, any_kernel: bool = False
+    ) -> Sequence[RecordEntry]:
         """Records of one rig on one machine, oldest first: without function-only ones, and without
-        those of endpoints, whose figures are not the machine's."""
-        return self._own.get((rig, machine or ""), ())
+        those of endpoints, whose figures are not the machine's. Those of guests with a kernel of
+        choice only with `any_kernel`."""
+        return (self._own if any_kernel else self._usual).get((rig, machine or ""), ())
 
     @functools.cached_property
     def endpoints(self) -> Mapping[str, Sequence[RecordEntry]]:
@@ -270,13 +281,16 @@ class Corpus:
         return self._by_metric.get((rig, machine or "", metric), {})
 
     def newest(
-        self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
-    ) -> Iterator[SeriesAt]:
+        self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False,
+        any_kernel: bool = False,
+    ) -> Iterator[SeriesAt]:  # fmt: skip
         """The best series of each kind, by RecordSummary.rank and then the newest, without those of
-        endpoints; `include_empty` admits series without a sample."""
+        endpoints; `include_empty` admits series without a sample, `any_kernel` those of guests with
+        a kernel of choice."""
         for kind, several in self.series_of(rig, machine, metric).items():
             usable = [one for one in several if one[2].n or include_empty]
-            if usable and not kind.endpoint:
+            meant = any_kernel or GUEST_KERNEL not in kind.dimensions
+            if usable and meant and not kind.endpoint:
                 yield max(usable, key=lambda one: (one[1].summary.rank(one[2]), one[0]))
 
     @functools.cached_property

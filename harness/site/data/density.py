@@ -98,7 +98,7 @@ class MeasuredFleet:
 def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
     """By sharing and N; the newest record of the full profile, else the newest of any."""
     chosen: dict[tuple[str, int, str], MeasuredFleet] = {}
-    for entry in corpus.of_rig(RIG, corpus.machine):
+    for entry in corpus.of_rig(RIG, corpus.machine, any_kernel=True):
         if not entry.summary.series:
             continue
         dimensions = entry.summary.series[0].dimensions

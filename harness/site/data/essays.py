@@ -20,6 +20,7 @@ from harness.claims.beside import Placement
 from harness.claims.claims import Claim
 from harness.claims.published import Figure
 from harness.errors import SiteError
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import Scalar
 from harness.site.data import evidence
 from harness.site.data.corpus import Corpus, RecordEntry
@@ -83,7 +84,8 @@ class Lookup:
         self, rig: str, metric: str, **dimensions: Scalar
     ) -> tuple[RecordEntry, SeriesSummary] | None:
         """The newest series of the full profile on this machine, else the newest of any."""
-        newest = self._corpus.newest(rig, self._corpus.machine, metric)
+        chosen = GUEST_KERNEL in dimensions
+        newest = self._corpus.newest(rig, self._corpus.machine, metric, any_kernel=chosen)
         fitting = [one for one in newest if fits(one[2].dimensions, dimensions)]
         if not fitting:
             return None
@@ -99,7 +101,8 @@ class Lookup:
         for (name, _), entries in self._corpus.function_only_records.items():
             for entry in reversed(entries) if name == rig else ():
                 found = entry.summary.find(metric, dimensions)
-                if found and found.n:
+                meant = entry.summary.guest_kernel is None or GUEST_KERNEL in dimensions
+                if meant and found and found.n:
                     return entry, found
         return None
 

@@ -10,6 +10,7 @@ from typing import cast
 from harness.claims import answering, decision, systems, verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
+from harness.measure.conditions import GUEST_KERNEL
 from harness.measure.record import Facts, Series
 from harness.site.data import how_many
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
@@ -246,6 +247,7 @@ def _proof(entries: Sequence[RecordEntry], answer: Answer) -> Found | None:
     found = [
         (_proof_rank(entry, series, exact), at, -series.number, Found(entry, series))
         for at, entry in enumerate(entries)
+        if entry.summary.guest_kernel is None or GUEST_KERNEL in kind
         for series in entry.summary.series
         if series.metric == answer.metric and series.n and fits(series.dimensions, kind)
     ]

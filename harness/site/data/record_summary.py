@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from harness.measure.conditions import Conditions, Reach, derived
+from harness.measure.conditions import GUEST_KERNEL, Conditions, Reach, derived
 from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
     Facts,
@@ -203,6 +203,12 @@ class RecordSummary:
         if self.machine.function_only:
             return self.machine.function_only
         return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
+
+    @property
+    def guest_kernel(self) -> str | None:
+        """The kernel that its guests had by choice; None where that was the distribution's."""
+        named = (one.dimensions.get(GUEST_KERNEL) for one in self.series)
+        return next((str(name) for name in named if name), None)
 
     def conditions(self, series: SeriesSummary) -> Conditions:
         """What the figures of one of its series must be read with."""
