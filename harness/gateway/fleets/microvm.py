@@ -307,7 +307,6 @@ def restore(
     with destroyed_on_failure(vm):
         vmm.greeting(30)
         arrival.report_progress(vmm.qmp)
-        arrival.announce_nothing(vmm.qmp)
     return vm
 
 

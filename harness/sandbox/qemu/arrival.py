@@ -15,10 +15,10 @@ def report_progress(qmp: Qmp, *capabilities: str) -> None:
 
 
 def announce_nothing(qmp: Qmp) -> None:
-    """Keep a VMM that has loaded a guest from having it announce its NIC.
+    """Keep a VMM that loads a guest from sending packets for it, five in two seconds.
 
-    QEMU supposes that a guest has moved to another host, and has it tell the switches: five times
-    in the first two seconds, also while it is stopped. Here nothing has to learn of it: its tap is
-    new to the bridge. Without this a tenth of a first process is that work.
+    QEMU supposes that a guest has moved to another host, and tells the switches. Here its tap is
+    new to the bridge. Only for a `Shape` with a `quiet_nic`: another NIC's timer is gone then, and
+    its next reset ends the VMM (QEMU 7.2).
     """
     qmp.execute("migrate-set-parameters", **{"announce-rounds": 0})

@@ -43,6 +43,9 @@ class Shape:
     line: str = "virtio"
     """The agent's channel: virtio, or serial (its UART; there is no doorbell then). The name is
     stored in manifests."""
+    quiet_nic: bool = False
+    """The NIC never asks a restored guest to announce it, as after a move to another host: that is
+    work in the guest, in its caller's time."""
     processor: Processor | None = None
     """What the guest sees of it; None under TCG, where `cpu` and QEMU's version say all."""
 
@@ -58,6 +61,8 @@ class Shape:
     def facts(self) -> Mapping[str, Scalar]:
         """For a checkpoint's manifest and a record's images."""
         hardware = {key: value for key, value in vars(self).items() if key != "processor"}
+        if not self.quiet_nic:  # what is already saved does not name it
+            del hardware["quiet_nic"]
         return {
             **hardware,
             **(self.processor.identity() if self.processor else {}),
@@ -155,6 +160,7 @@ def arguments(
     serial = "agent" if shape.line == "serial" else "bell"
     # A checkpoint has the NIC's state, not its back end.
     plug = [] if tap is None else ["-netdev", netdev(tap, vhost)]
+    nic = "virtio-net-device" + (",guest_announce=off" if shape.quiet_nic else "")
     argv = [
         program(shape.accelerator), "-name", name,
         "-nodefaults", "-no-user-config", "-display", "none",
@@ -162,7 +168,7 @@ def arguments(
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", f"virtio-serial-device,max_ports={ports + 1}",
-        *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
+        *plug, "-device", nic + (",netdev=net" if plug else ""),
         "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=control,fd={ends.control}", "-gdb", "chardev:control",
     ]  # fmt: skip

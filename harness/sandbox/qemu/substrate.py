@@ -105,7 +105,7 @@ class QemuSubstrate(SubstrateBase):
     def prepare(self, run: Run, cache: Path, tier: Tier) -> QemuTemplate:
         image = build(cache)
         chosen = choose(run, cache, image)
-        shape = replace(chosen.shape, line=self._line)
+        shape = replace(chosen.shape, line=self._line, quiet_nic=True)
         self._accelerator = chosen.name
         if chosen.name == "tcg":
             refuse_huge_pages()
