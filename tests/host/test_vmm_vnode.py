@@ -13,6 +13,8 @@ from harness.paths import PATCHES
 
 DIRECTORY = PATCHES / "vmm-vnode"
 DIFFS = sorted(DIRECTORY.glob("*.diff"))
+MAILS = sorted((DIRECTORY / "mails").glob("*.patch"))
+_OF_GIT = ("diff --git ", "index ", "new file mode ")
 
 
 def files(diff: Path) -> dict[str, list[str]]:
@@ -20,6 +22,7 @@ def files(diff: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for part in re.split(r"(?m)^(?=--- )", diff.read_text(encoding="utf-8"))[1:]:
         _, new, *lines = part.splitlines()
+        lines = [line for line in lines if not line.startswith(_OF_GIT)]
         found[new.removeprefix("+++ b/")] = lines
     return found
 
@@ -44,6 +47,25 @@ def test_there_is_a_diff_for_each_release() -> None:
 def test_every_line_of_a_diff_is_ours(diff: Path) -> None:
     for path, lines in files(diff).items():
         assert all(re.match(r"\+|@@ -\d+,0 \+\d+(,\d+)? @@$", line) for line in lines), path
+
+
+def test_the_mails_together_are_the_diff_of_their_release() -> None:
+    assert len(MAILS) == 4
+    together: dict[str, list[str]] = {}
+    for mail in MAILS:
+        changed = files(mail)
+        assert changed and not changed.keys() & together.keys(), "each file is in one mail"
+        together |= changed
+    assert together == files(DIRECTORY / "freebsd-15.1.diff")
+
+
+@pytest.mark.parametrize("mail", MAILS, ids=lambda mail: mail.stem)
+def test_a_mail_has_a_message(mail: Path) -> None:
+    text = mail.read_text(encoding="utf-8")
+    head, _, message = text.partition("\n---\n")[0].partition("\n\n")
+    subject = re.search(r"(?m)^Subject: \[PATCH \d/4\] (\S+: .+)$", head)
+    assert subject and len(subject[1]) <= 72
+    assert len(message) > 200 and all(len(line) <= 80 for line in message.splitlines())
 
 
 @pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
