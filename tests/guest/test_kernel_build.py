@@ -146,6 +146,23 @@ def test_options_keep_their_older_names() -> None:
     ]
 
 
+def test_an_option_may_have_had_an_opposite() -> None:
+    """BASE_SMALL was a number, decided by BASE_FULL, before Linux 6.10."""
+    wanted = {"CONFIG_BASE_SMALL": configuration.OFF}
+    rendered = configuration.parse(configuration.render(wanted))
+    assert rendered == {"CONFIG_BASE_SMALL": configuration.OFF, "CONFIG_BASE_FULL": "y"}
+    for kept in ({"CONFIG_BASE_SMALL": "n"}, {"CONFIG_BASE_FULL": "y", "CONFIG_BASE_SMALL": "0"}):
+        assert configuration.lost(wanted, kept) == []
+    for gone in ({"CONFIG_BASE_SMALL": "y"}, {"CONFIG_BASE_FULL": "n", "CONFIG_BASE_SMALL": "1"}):
+        assert len(configuration.lost(wanted, gone)) == 1
+
+
+def test_an_option_that_is_off_is_off_by_its_older_name_too() -> None:
+    wanted = {"CONFIG_MITIGATION_RETPOLINE": configuration.OFF}
+    assert configuration.lost(wanted, {"CONFIG_SMP": "n"}) == []
+    assert len(configuration.lost(wanted, {"CONFIG_RETPOLINE": "y"})) == 1
+
+
 def test_the_slim_configuration_names_each_option_once() -> None:
     lines = configuration.SLIM.read_text(encoding="utf-8").splitlines()
     options = [line for line in lines if configuration.parse(line)]

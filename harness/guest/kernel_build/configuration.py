@@ -7,7 +7,7 @@ depends on is off or unknown. So the result is compared with what was wanted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness import paths
@@ -25,6 +25,8 @@ OLDER_NAMES: Mapping[str, str] = {
     "CONFIG_MITIGATION_SRSO": "CONFIG_CPU_SRSO",
 }
 """Options that Linux 6.9 has renamed."""
+OLDER_OPPOSITES: Mapping[str, str] = {"CONFIG_BASE_SMALL": "CONFIG_BASE_FULL"}
+"""Options in whose place Linux before 6.10 has one that means the opposite."""
 
 
 def parse(text: str) -> dict[str, str]:
@@ -42,18 +44,28 @@ def render(options: Mapping[str, str]) -> str:
     """A fragment for KCONFIG_ALLCONFIG, with the older names beside the newer ones: a source
     ignores those that it does not know."""
     lines = []
-    for name, value in options.items():
-        for one in filter(None, (name, OLDER_NAMES.get(name))):
-            lines.append(f"# {one} is not set" if value == OFF else f"{one}={value}")
+    for wanted in options.items():
+        for name, value in _forms(*wanted):
+            lines.append(f"# {name} is not set" if value == OFF else f"{name}={value}")
     return "\n".join(lines) + "\n"
+
+
+def _forms(name: str, value: str) -> Iterator[tuple[str, str]]:
+    """An option as the newest source has it, and as older ones do."""
+    yield name, value
+    if older := OLDER_NAMES.get(name):
+        yield older, value
+    if opposite := OLDER_OPPOSITES.get(name):
+        yield opposite, "y" if value == OFF else OFF
 
 
 def lost(wanted: Mapping[str, str], result: Mapping[str, str]) -> list[str]:
     """The options that did not survive, each as `NAME=WANTED (is VALUE)`."""
     found = []
     for name, value in wanted.items():
-        known = (result.get(one, OFF) for one in (name, OLDER_NAMES.get(name, name)))
-        if value not in known:
+        # A source has an option in one form only; of what it does not have, all is off.
+        known = [result[one] == form for one, form in _forms(name, value) if one in result]
+        if not (any(known) if known else value == OFF):
             found.append(f"{name}={value} (is {result.get(name, OFF)})")
     return found
 
