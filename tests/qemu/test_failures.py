@@ -100,6 +100,17 @@ def test_a_guest_that_dies_during_a_request(launch: Launch) -> None:
         )
 
 
+def test_a_guest_whose_processor_kvm_has_stopped(launch: Launch) -> None:
+    """Its VMM lives on. That it is silent is real; KVM's own words are not."""
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
+    handle = sandbox.vmm.log.opened()
+    os.write(handle, b"KVM internal error. Suberror: 1\nemulation failure\n")
+    os.close(handle)
+    with pytest.raises(GuestDied, match=r"Suberror: 1: emulation failure\n.*ACCELERATOR=tcg"):
+        sandbox.awaken(0.3)
+
+
 def test_a_vmm_that_is_gone_before_the_bell(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.vmm.process.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.host.run import Run
-from harness.sandbox.qemu.vmm_log import BYTES, BoundedLog, FileLog, VmmLog, tail
+from harness.sandbox.qemu.vmm_log import BYTES, BoundedLog, FileLog, VmmLog, kvm_failure, tail
 
 
 @pytest.mark.parametrize("bounded", [True, False])
@@ -25,6 +25,31 @@ def test_a_log_has_what_was_written(tmp_path: Path, bounded: bool) -> None:
             log.drop()
         assert log.read() == b""
     assert list(tmp_path.iterdir()) == []
+
+
+INTERNAL_ERROR = b"""chardev has no peer
+KVM internal error. Suberror: 1
+extra data[0]: 0x0000000000000001
+emulation failure
+RAX=0000000000000000 RBX=0000000000000000
+"""
+"""What QEMU 7.2 wrote when KVM could not emulate an instruction."""
+
+
+@pytest.mark.parametrize(
+    ("written", "failure"),
+    [
+        (INTERNAL_ERROR, "KVM internal error. Suberror: 1: emulation failure"),
+        (b"error: kvm run failed Bad address\nRAX=0\n", "error: kvm run failed Bad address"),
+        (b"warning: host doesn't support requested feature\n", ""),
+    ],
+)
+def test_it_says_what_kvm_failed_at(tmp_path: Path, written: bytes, failure: str) -> None:
+    log = FileLog(Run("run", tmp_path, tmp_path), "vmm")
+    handle = log.opened()
+    os.write(handle, written)
+    os.close(handle)
+    assert kvm_failure(log) == failure
 
 
 def test_a_bounded_log_cannot_grow() -> None:

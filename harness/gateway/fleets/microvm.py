@@ -150,6 +150,8 @@ class MicroVm:
             async with asyncio.timeout(RESUME_LIMIT_S):
                 await answered
         except TimeoutError as error:
+            if stopped := self.guest.vmm.stopped_by_kvm():
+                raise stopped from error
             raise GuestTimeout(f"{self.guest.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.guest.vmm.died() from error

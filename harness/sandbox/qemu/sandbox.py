@@ -105,13 +105,18 @@ class QemuSandbox:
         `dated`: a stopped guest sets its wall clock before it answers. Raises GuestTimeout,
         GuestDied, WrongAnswer.
         """
-        if self._state is VmState.STOPPED:
-            replied = self._ring_bell(timeout_s, dated)
-        elif self._state is VmState.EMPTY:
-            self._load(timeout_s)
-            replied = self._ring_bell(timeout_s)
-        else:
-            replied = self._ask(timeout_s)
+        try:
+            if self._state is VmState.STOPPED:
+                replied = self._ring_bell(timeout_s, dated)
+            elif self._state is VmState.EMPTY:
+                self._load(timeout_s)
+                replied = self._ring_bell(timeout_s)
+            else:
+                replied = self._ask(timeout_s)
+        except GuestTimeout as error:
+            if stopped := self.vmm.stopped_by_kvm():
+                raise stopped from error
+            raise
         self._state = VmState.RUNNING
         self._replied = replied
         return replied

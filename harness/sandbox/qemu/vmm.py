@@ -30,7 +30,7 @@ from harness.sandbox.qemu.child import Child
 from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
-from harness.sandbox.qemu.vmm_log import BoundedLog, FileLog, VmmLog, tail
+from harness.sandbox.qemu.vmm_log import BoundedLog, FileLog, VmmLog, kvm_failure, tail
 
 CONTINUE = b"$c#63"
 STOP = b"\x03"
@@ -103,6 +103,16 @@ class Vmm:
         return GuestDied(
             f"the VMM of {self.name} {what}" + (f": {said}" if said else ""),
             hint=kvm_device.hint_for(said),
+        )
+
+    def stopped_by_kvm(self) -> GuestDied | None:
+        """The error for a guest whose processor KVM has stopped for good, which its VMM outlives;
+        None for any other that does not answer."""
+        if not (said := kvm_failure(self.log)):
+            return None
+        return GuestDied(
+            f"KVM has stopped the processor of {self.name}: {said}",
+            hint="this KVM cannot run that kernel: COPPICE_ACCELERATOR=tcg does without it",
         )
 
     def greeting(self, timeout_s: float) -> None:

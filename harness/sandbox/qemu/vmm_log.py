@@ -17,6 +17,9 @@ from harness.host.run import Run
 
 BYTES = 64 << 10
 """Of a log that cannot grow. What does not fit is refused to the VMM with EPERM."""
+KVM_FAILED = ("KVM internal error", "error: kvm run failed")
+"""How a line of QEMU's begins that says that KVM cannot run the vCPU any further. QEMU then stops
+the VM, stays alive, and tells it there alone."""
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -106,3 +109,10 @@ def tail(log: VmmLog) -> str:
     """The last lines, for error messages."""
     lines = log.read().decode(errors="replace").strip().splitlines()
     return " | ".join(line for line in lines if "has no peer" not in line)[-400:]
+
+
+def kvm_failure(log: VmmLog) -> str:
+    """What KVM failed at, in QEMU's words, if a vCPU has stopped for that; else nothing."""
+    lines = log.read().decode(errors="replace").splitlines()
+    found = [line.strip() for line in lines if line.startswith((*KVM_FAILED, "emulation failure"))]
+    return ": ".join(found[:2])
