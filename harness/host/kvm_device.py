@@ -15,7 +15,11 @@ KVM = Path("/dev/kvm")
 API = 12
 """The version of KVM's interface since Linux 2.6.22; there is no other."""
 _GET_API_VERSION, _CHECK_EXTENSION = 0xAE00, 0xAE03
+_NUMBERS = os.makedev(10, 232)
+"""Linux gives them to /dev/kvm on every host."""
 _TSC_CONTROL, _IMMEDIATE_EXIT = 60, 136
+_QEMU_REFUSED = "Could not access KVM kernel module", "failed to initialize kvm"
+"""What QEMU says when /dev/kvm does not open, and when it is not KVM's."""
 _LOAD = "modprobe kvm_intel   (AMD: kvm_amd); in a VM, its host must allow nested virtualisation"
 
 
@@ -50,9 +54,11 @@ def _not_opened(device: Path, error: OSError) -> CoppiceError:
 
 
 def _is_other(device: Path) -> str:
-    if stat.S_ISCHR(device.stat().st_mode):
+    found = device.stat()
+    if stat.S_ISCHR(found.st_mode) and found.st_rdev == _NUMBERS:
         return _LOAD
-    return f"{device} is a file in the place of the device: remove or unmount it, then {_LOAD}"
+    kind = "another device" if stat.S_ISCHR(found.st_mode) else "a file"
+    return f"{device} is {kind} in the place of KVM's: remove or unmount it, then {_LOAD}"
 
 
 def _admit(device: Path) -> str:
@@ -92,7 +98,7 @@ def _has(capability: int, device: Path) -> bool:
 
 def hint_for(stderr: str, device: Path = KVM) -> str | None:
     """The command that helps a VMM whose stderr says that it found no KVM; None for any other."""
-    if "Could not access KVM kernel module" not in stderr:
+    if not any(refused in stderr for refused in _QEMU_REFUSED):
         return None
     found, again = refusal(device), "COPPICE_ACCELERATOR=tcg does without it"
     if found is None and "Permission denied" in stderr:  # the jail could not make its own device

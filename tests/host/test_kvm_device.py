@@ -23,7 +23,15 @@ def test_one_that_is_no_device(tmp_path: Path) -> None:
     (tmp_path / "kvm").write_text("", encoding="utf-8")
     found = kvm_device.refusal(tmp_path / "kvm")
     assert found and "is not KVM's device" in str(found)
+    assert "is a file in the place of KVM's" in str(found)
     assert not kvm_device.scales_tsc(tmp_path / "kvm")
+
+
+def test_one_that_is_another_device() -> None:
+    """A mount has hidden it, for example."""
+    found = kvm_device.refusal(Path("/dev/null"))
+    assert found and "/dev/null is not KVM's device" in str(found)
+    assert "is another device in the place of KVM's: remove or unmount it" in str(found)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -52,6 +60,8 @@ def test_the_command_comes_with_a_vmm_that_found_no_kvm(tmp_path: Path) -> None:
     said = "Could not access KVM kernel module: No such file or directory"
     assert "modprobe" in str(kvm_device.hint_for(said, tmp_path / "kvm"))
     assert kvm_device.hint_for("no room for memory", tmp_path / "kvm") is None
+    said = "-accel kvm: failed to initialize kvm: Inappropriate ioctl for device"
+    assert "another device in the place" in str(kvm_device.hint_for(said, Path("/dev/null")))
     said = "Could not access KVM kernel module: Permission denied"
     if kvm_device.refusal() is None:
         assert "chmod 666 /dev/kvm" in str(kvm_device.hint_for(said))
