@@ -16,6 +16,7 @@ from harness.guest.kernel_choice import DISTRIBUTION, SLIM, VARIABLE
 from harness.paths import cache_directory
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
+from harness.sandbox.qemu import kernel_arguments
 
 INITRAMFS = "COPPICE_INITRAMFS"
 """With it, COPPICE_KERNEL is a path on the host of bhyve's guests."""
@@ -56,7 +57,8 @@ def take(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> None:
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """Raise an error if the kernel that an environment names cannot work."""
+    """Raise an error if the kernel that an environment names, or its arguments, cannot work."""
+    kernel_arguments.check(environment)
     if not environment.get(INITRAMFS):
         kernel_choice.check(cache_directory(), environment)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
+from harness.rig import kernel_option
 from harness.sandbox.qemu.kernel_arguments import EXTRA, MOST, line, line_of_bhyve
 
 ONLY_EMULATED = (
@@ -53,3 +54,32 @@ def test_a_line_that_linux_would_cut_off_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(EXTRA, "x" * MOST)
     with pytest.raises(UsageError, match="characters"):
         line("kvm")
+    with pytest.raises(UsageError, match="characters"):
+        kernel_option.check({EXTRA: "x" * MOST})
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("na\u00efve=1", "not printable ASCII"),
+        ("a=\x1b[1m", "not printable ASCII"),
+        ("a=\udcff", "not printable ASCII"),
+        ('a="b c', "never closed"),
+        ("quiet rdinit=/bin/sh", "rdinit=/bin/sh: without what it replaces"),
+        ("coppice.line=ttyS1", "no agent answers"),
+        ("-- single", "no agent answers"),
+    ],
+)
+def test_words_that_cannot_work_are_refused(
+    given: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EXTRA, given)
+    with pytest.raises(UsageError, match=why):
+        line("tcg")
+    with pytest.raises(UsageError, match=why):
+        kernel_option.check({EXTRA: given})
+
+
+def test_lines_become_words_and_quoted_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EXTRA, 'a="b c"\n  init=/bin/sh\td\n')
+    assert line("tcg").endswith(' a="b c" init=/bin/sh d')

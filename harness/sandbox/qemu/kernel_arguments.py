@@ -16,6 +16,8 @@ from harness.errors import UsageError
 EXTRA = "COPPICE_KERNEL_ARGUMENTS"
 MOST = 2047
 """Characters that Linux reads on x86; it drops the rest without an error."""
+RESERVED = ("rdinit", "coppice.line", "initrd", "noinitrd", "--")
+"""What the user's words may not begin with, before a `=`."""
 
 _UNUSED = (
     "init_kprobe_trace,load_system_certificate_list,crypto_kdf108_init,snapshot_device_init,"
@@ -91,10 +93,33 @@ def line_of_bhyve() -> str:
     return _joined([*ALWAYS, *HARDWARE], serial=True)
 
 
-def _joined(words: list[str], serial: bool) -> str:
+def extra(environment: Mapping[str, str]) -> list[str]:
+    """The user's words. Raises UsageError for what no kernel reads as it is meant, and for words
+    that would take away what starts and reaches the agent."""
+    text = environment.get(EXTRA, "")
+    if not text.isascii() or any(ord(one) < 32 and not one.isspace() for one in text):
+        raise UsageError(f"{EXTRA} has characters that are not printable ASCII: {text!r}")
+    if text.count('"') % 2:
+        raise UsageError(f"{EXTRA} has a quote that is never closed: {text}")
+    words = text.split()
+    for word in words:
+        if word.partition("=")[0] in RESERVED:
+            raise UsageError(
+                f"{EXTRA} has {word}: without what it replaces no agent answers in the guest",
+                hint=f"leave out {', '.join(RESERVED)}",
+            )
+    return words
+
+
+def check(environment: Mapping[str, str]) -> None:
+    """Raise UsageError for words of an environment that no guest can start with."""
+    _joined([*ALWAYS, *EMULATED], serial=True, environment=environment)
+
+
+def _joined(words: list[str], serial: bool, environment: Mapping[str, str] = os.environ) -> str:
     if serial:
         words.append("coppice.line=ttyS0")
-    whole = " ".join([*words, *os.environ.get(EXTRA, "").split()])
+    whole = " ".join([*words, *extra(environment)])
     if len(whole) > MOST:
         raise UsageError(
             f"the guest kernel's command line has {len(whole)} characters; it reads {MOST}",
