@@ -7,12 +7,13 @@ emulated guest would spend half a second on decompression.
 from __future__ import annotations
 
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
-from harness.guest import compression, modules
+from harness.guest import compression, downloads, modules
 from harness.host import package_names
 from harness.host.cache import entry, is_intact
 from harness.host.process import run
@@ -69,7 +70,7 @@ def _newest() -> str:
 def _unpack(name: str, directory: Path) -> None:
     """Download a kernel's packages, and keep of them what guests need."""
     for package in (name, *parts_of(name, _depends(name))):
-        run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
+        downloads.package(package, directory)
     for file in directory.glob("*.deb"):
         run("dpkg-deb", "-x", file, directory / "unpacked")
         file.unlink()
@@ -109,6 +110,8 @@ def version_order(path: Path) -> list[tuple[int, str]]:
 def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     """The user's kernel: a bzImage or an ELF vmlinux. Raises ImageError if it is neither."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise ImageError(f"the kernel {path} is not a file", hint=ANOTHER)
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read the kernel {path}: {error.strerror}") from error
@@ -131,6 +134,23 @@ def _require_entry(data: bytes, path: Path) -> None:
             f"{path} is an ELF file, but no x86-64 kernel with a PVH entry (CONFIG_PVH)",
             hint=ANOTHER,
         )
+    if (end := _end_of_segments(data)) > len(data):
+        raise ImageError(f"{path} is truncated: it has {len(data)} bytes of at least {end}")
+
+
+def _end_of_segments(data: bytes) -> int:
+    """The length that an ELF file must have for all of its segments."""
+    if len(data) < 64:
+        return 64
+    table = int.from_bytes(data[32:40], "little")
+    size, count = (int.from_bytes(data[at : at + 2], "little") for at in (54, 56))
+    if size < 56 or table + size * count > len(data):
+        return max(table + size * count, len(data) + 1)
+    end = 0
+    for at in range(table, table + size * count, size):
+        offset, length = struct.unpack_from("<Q16xQ", data, at + 8)
+        end = max(end, int(offset) + int(length))
+    return end
 
 
 def extract(data: bytes, where: str) -> bytes:

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from harness.errors import DiskFull
+from harness.errors import CoppiceError, DiskFull
 from harness.host.run import LOCK
 from harness.paths import cache_directory
 
 HALF_BUILT = ".building-"
 """Prefix of a directory in the cache that is being built."""
+NO_ROOM = 1 << 20
+"""Bytes; with less left, a program's failure is taken to be the disk's."""
 
 
 def locked(directory: Path) -> bool:
@@ -56,7 +58,7 @@ def half_built(target: Path) -> Iterator[Path]:
     first, its result is kept and this one is removed. Raises DiskFull, and leaves nothing behind.
     """
     try:
-        with _building(target) as directory:
+        with _building(target) as directory, _full_disk_found(directory):
             yield directory
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -64,6 +66,20 @@ def half_built(target: Path) -> Iterator[Path]:
         raise DiskFull(
             f"no space left for {target}; no partial result was kept", hint=half_built_hint(target)
         ) from error
+
+
+@contextlib.contextmanager
+def _full_disk_found(directory: Path) -> Iterator[None]:
+    """Raise OSError where a program failed because the disk is full: its exit code does not say
+    so, its message may not reach us, and it may have removed what it could not finish."""
+    try:
+        yield
+    except CoppiceError as error:
+        found = os.statvfs(directory)
+        left = found.f_bavail * found.f_frsize
+        if left < NO_ROOM or os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, str(error.args[0])) from error
+        raise
 
 
 def half_built_hint(target: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import CommandFailed, DiskFull, ImageError, MissingTool
+from harness.errors import CommandFailed, CoppiceError, DiskFull, ImageError, MissingTool
 from harness.guest.kernel_build import configuration, slim, source
 from harness.guest.kernel_build.make import make
 from harness.guest.kernel_build.source import SourcePackage
@@ -179,6 +179,17 @@ def test_a_failing_make_leaves_nothing_and_says_why(
     assert list((tmp_path / "kernels").iterdir()) == []
 
 
+def test_room_that_runs_out_half_way_is_a_full_disk(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = "echo 'ld: final link failed: No space left on device' >&2; exit 1"
+    _offers(monkeypatch, MAKEFILE.replace("$(CC) -static", f"{full}; $(CC) -static"))
+    with pytest.raises(DiskFull, match="no partial result was kept") as told:
+        slim.build(run, tmp_path)
+    assert "final link failed" in str(told.value.__cause__)
+    assert list((tmp_path / "kernels").iterdir()) == []
+
+
 def _works(pid: int) -> bool:
     """Whether a process is there and is no zombie."""
     try:
@@ -291,6 +302,21 @@ def test_the_source_is_the_one_that_apt_shows() -> None:
     )
     with pytest.raises(ImageError, match="without 'SHA256'"):
         source.parse(shown.replace("SHA256", "MD5sum"))
+
+
+def test_a_source_that_apt_cannot_fetch_names_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text("#!/bin/sh\necho 'E: Failed to fetch: 404' >&2\nexit 100\n", encoding="utf-8")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    (tmp_path / "work").mkdir()
+    with pytest.raises(CoppiceError, match=r"exited with 100: E: Failed to fetch: 404") as told:
+        source.unpack(PACKAGE, tmp_path / "work")
+    assert told.value.hint is not None
+    assert told.value.hint.startswith("apt-get update")
 
 
 def test_apt_offers_a_source_here() -> None:

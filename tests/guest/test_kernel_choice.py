@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from harness.measure.record import Image, Series
 from harness.rig import guest_kernel, kernel_option
 from harness.rig.discovery import discover
 
-ELF_KERNEL = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, 62) + kernel.PVH[1]
+SEGMENT = struct.pack("<IIQQQQQQ", 4, 4, 120, 0, 0, len(kernel.PVH[1]), 0, 4)
+ELF_KERNEL = b"".join(
+    (
+        b"\x7fELF\x02\x01\x01" + bytes(9),
+        struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, len(SEGMENT), 1, 0, 0, 0),
+        SEGMENT,
+        kernel.PVH[1],
+    )
+)
+"""A header and one segment, the note with the entry."""
 
 
 def _options(**given: Any) -> argparse.Namespace:
@@ -62,6 +72,20 @@ def test_a_file_that_is_no_kernel_gives_one_error(content: bytes, why: str, tmp_
     file.write_bytes(content)
     with pytest.raises(ImageError, match=why):
         kernel_option.take(_options(kernel=str(file)), [])
+
+
+def test_a_pipe_is_no_kernel(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "kernel")
+    with pytest.raises(ImageError, match="is not a file"):
+        kernel_option.take(_options(kernel=str(tmp_path / "kernel")), [])
+
+
+def test_a_vmlinux_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "kernel"
+    for kept in (len(ELF_KERNEL) - 1, 100, 40):
+        file.write_bytes(ELF_KERNEL[:kept])
+        with pytest.raises(ImageError, match=r"truncated|PVH"):
+            kernel_option.take(_options(kernel=str(file)), [])
 
 
 def test_a_kernel_of_choice_is_a_file_or_a_name(tmp_path: Path, cache: Path) -> None:

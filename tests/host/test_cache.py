@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ImageError
+from harness.errors import CoppiceError, DiskFull, ImageError
 from harness.guest import rootfs, shared_agent
 from harness.host import cache as entries
 from harness.host import ksm
 from harness.host.cache import CHECKED, SEAL, content_digest, entry, is_intact
 from harness.host.locks import HALF_BUILT
+from harness.host.process import run
 
 
 class Builder:
@@ -187,3 +188,17 @@ def test_what_sandboxes_run_is_checked(build: Callable[[Path], Path], tmp_path: 
     assert program.read_bytes() != before
     assert build(tmp_path) == target
     assert program.read_bytes() == before
+
+
+def test_a_program_that_found_the_disk_full_is_told_as_that(tmp_path: Path) -> None:
+    def fill(directory: Path) -> None:
+        (directory / "part").write_bytes(b"half")
+        run("sh", "-c", "echo 'cc1: error writing: No space left on device' >&2; exit 1")
+
+    with pytest.raises(DiskFull, match="no partial result was kept") as told:
+        entry(tmp_path / "images" / "a", fill)
+    assert "cc1" in str(told.value.__cause__)
+    assert list((tmp_path / "images").iterdir()) == []
+    with pytest.raises(CoppiceError, match="exited with 3") as other:
+        entry(tmp_path / "images" / "a", lambda directory: run("sh", "-c", "exit 3"))
+    assert not isinstance(other.value, DiskFull)

@@ -120,6 +120,16 @@ def fill(run: Run, package: SourcePackage, facts: Mapping[str, str], directory: 
     """Build the kernel in an empty directory, and keep of it what an entry has."""
     work = directory / "work"
     work.mkdir()
+    try:
+        _build(run, package, directory, work)
+    except BaseException:
+        print("coppice: removing the unfinished build", file=sys.stderr, flush=True)
+        raise
+    (directory / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    shutil.rmtree(work)
+
+
+def _build(run: Run, package: SourcePackage, directory: Path, work: Path) -> None:
     tree = source.unpack(package, work)
     configure(run, tree, str(package))
     progress = Progress()
@@ -127,8 +137,6 @@ def fill(run: Run, package: SourcePackage, facts: Mapping[str, str], directory: 
     progress.end()
     execute("strip", "-o", directory / VMLINUX, tree / "vmlinux")
     shutil.copyfile(tree / ".config", directory / CONFIGURATION)
-    (directory / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    shutil.rmtree(work)
 
 
 def configure(run: Run, tree: Path, named: str) -> None:

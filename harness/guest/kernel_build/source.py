@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.guest import downloads
 from harness.host import package_names
 from harness.host.process import run
 from harness.measure.record import digest
@@ -61,16 +63,15 @@ def unpack(package: SourcePackage, directory: Path) -> Path:
 
     Raises ImageError (another digest than apt's lists have), and CoppiceError of a program.
     """
-    run(
-        "apt-get", "download", "-o", "APT::Sandbox::User=root",
-        f"{package.name}={package.version}", cwd=directory,
-    )  # fmt: skip
+    _tell(f"downloading {package}, {package.size >> 20} MiB")
+    downloads.package(f"{package.name}={package.version}", directory)
     (deb,) = directory.glob("*.deb")
     if (found := digest(deb)) != package.sha256:
         raise ImageError(
             f"{package} was downloaded with the SHA-256 {found}, not {package.sha256}",
             hint="apt-get update",
         )
+    _tell("unpacking it")
     run("dpkg-deb", "-x", deb, directory / "package")
     deb.unlink()
     return unpack_archive(directory / "package" / "usr" / "src", directory / "tree")
@@ -90,3 +91,7 @@ def unpack_archive(packed: Path, tree: Path) -> Path:
     )  # fmt: skip
     archives[0].unlink()
     return tree
+
+
+def _tell(what: str) -> None:
+    print(f"coppice: {what}", file=sys.stderr, flush=True)
