@@ -18,9 +18,9 @@ from harness.errors import CoppiceError
 from harness.host.compiled import program
 
 KVM = Path("/dev/kvm")
-MEASURED = ("exit_io_s", "exit_mmio_s", "kernel_mode_slowdown")
-"""Seconds of an exit by port and by memory; the time of a loop in a guest's kernel mode as a
-multiple of its time on the host."""
+MEASURED = ("exit_io_s", "exit_mmio_s", "kernel_mode_slowdown", "exit_user_s")
+"""Seconds of an exit from kernel mode by port and by memory; the time of a loop in a guest's kernel
+mode as a multiple of its time on the host; seconds of an exit from user mode by port."""
 LIMIT_S = 8.0
 """The program ends itself before: this is for one that cannot be interrupted."""
 EMULATED_FROM = 20.0

@@ -10,6 +10,7 @@ from tests.site import factory
 FACTS: Facts = {
     "exit_io_s": 2.4e-05,
     "exit_mmio_s": 2.9e-05,
+    "exit_user_s": 1.1e-04,
     "kernel_mode_slowdown": 1.02,
     "module": "kvm_test",
     "nested": True,

@@ -41,13 +41,13 @@ def test_the_facts_are_on_the_records_and_the_machines_page(tmp_path: Path) -> N
     machine = out / "machines/test-host.html"
     for page in (page_of(out, floor), machine):
         text = words(page)
-        assert "one exit to user space, by port: 24 µs" in text
+        assert "one exit of a guest’s kernel, by port: 24 µs" in text
         assert "by memory: 29 µs" in text
         assert "in multiples of its time on the host: 1.02" in text
         assert "kernel module: kvm_test" in text
         assert "the host is itself a virtual machine: yes" in text
         assert '<data value="2.4e-05"' in page.read_text(encoding="utf-8")
-    assert "exit to user space" not in words(page_of(out, factory.cold_start("durable-pool")))
+    assert "one exit of a guest" not in words(page_of(out, factory.cold_start("durable-pool")))
 
 
 def test_what_was_not_measured_says_why(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from harness.site.data.figures import Link, data
 
 _SECONDS = "_s"
 _WORDS = {
-    "exit_io_s": "one exit to user space, by port",
-    "exit_mmio_s": "one exit to user space, by memory",
+    "exit_io_s": "one exit of a guest’s kernel, by port",
+    "exit_mmio_s": "one exit of a guest’s kernel, by memory",
+    "exit_user_s": "one exit of a guest’s user mode, by port",
     "kernel_mode_slowdown": "a loop in a guest’s kernel mode, in multiples of its time on the host",
     "module": "kernel module",
     "nested": "the host is itself a virtual machine",
