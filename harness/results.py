@@ -31,7 +31,7 @@ from harness.claims import systems
 from harness.errors import RecordError, UsageError
 from harness.measure import record as records
 from harness.measure.conditions import SYSTEM
-from harness.measure.record import RunRecord, Scalar, Series, conditions_of
+from harness.measure.record import RunRecord, Scalar, Series, conditions_of, function_only
 from harness.measure.selection import plain
 from harness.measure.statistics import summarise
 from harness.strict_json import readable
@@ -87,12 +87,12 @@ COLUMNS = (
         "machine_accelerator", "category", "record",
         "the accelerator of the guests: kvm, tcg, vmm; missing: no guest",
     ),
-    Column(
-        "function_only", "category", "record",
-        "why its times must not be used; missing: they may",
-    ),
     Column("record", "category", "record", "path of the record's file"),
     Column("series", "int64", "series", "index of the series in its record, from 0"),
+    Column(
+        "function_only", "category", "series",
+        "why its times must not be used; missing: they may",
+    ),
     Column("metric", "category", "series", "what was measured, such as first-reply"),
     Column("unit", "category", "series", "unit of `value`: s, bytes, bytes/s, 1/s or 1 (a count)"),
     Column("better", "category", "series", "lower or higher: which values are better"),
@@ -299,7 +299,6 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
         "machine_kernel": machine.kernel,
         "machine_virtualisation": machine.virtualisation,
         "machine_accelerator": machine.accelerator,
-        "function_only": machine.function_only,
         "record": readable(str(path)),
     }
 
@@ -313,6 +312,7 @@ def _of_series(series: Series, number: int, record: RunRecord) -> dict[str, Scal
         "better": series.better,
         "loop": series.loop,
         "system": systems.of_series(series.dimensions, record.machine.os, record.rig.id),
+        "function_only": function_only(series, record.machine),
         "guest_accelerator": conditions.accelerator,
         "reach": str(conditions.reach),
         "program_rehearsed": conditions.rehearsed,

@@ -15,7 +15,7 @@ from harness.claims.claims import Answer, Claim
 from harness.claims.decision import Candidate
 from harness.claims.verdict import JUDGED, Evidence, Finding, Verdict
 from harness.measure.quantity import show
-from harness.measure.record import RunRecord, Scalar, Series, conditions_of
+from harness.measure.record import RunRecord, Scalar, Series, conditions_of, function_only
 from harness.measure.selection import plain
 
 SHOWN = 4
@@ -59,10 +59,8 @@ def spoken(records: Sequence[RunRecord], known: Sequence[Claim]) -> Sequence[Spo
 
 def _decided(records: Sequence[RunRecord], claim: Claim) -> Spoken | None:
     candidates, answering_series = [], []
-    # Timings of a function-only machine mean nothing, however a claim defines its clock.
-    timed = [record for record in records if not record.machine.function_only]
     for answer in claim.answers:
-        for record in reversed(timed):
+        for record in reversed(records):
             if record.rig.id == answer.rig and (fitting := _fitting(record, answer)):
                 finding = verdict.judge(claim, answer, _evidence(record, fitting, answer))
                 candidates.append(Candidate(answer, finding, fitting[0].dimensions))
@@ -83,7 +81,10 @@ def _fitting(record: RunRecord, answer: Answer) -> Sequence[Series]:
     found = [
         one
         for one in record.series
-        if one.metric == answer.metric and answering.answers(one.dimensions, answer)
+        if one.metric == answer.metric
+        and answering.answers(one.dimensions, answer)
+        # Timings that prove function alone mean nothing, however a claim defines its clock.
+        and not function_only(one, record.machine)
     ]
     return found if answer.pooled else found[:1]
 

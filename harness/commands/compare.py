@@ -132,11 +132,17 @@ def _warn(rows: Sequence[SeriesComparison], unjudged: int) -> None:
     """Say on standard error which records decide nothing, and why."""
     sys.stdout.flush()
     of_a, of_b = (
-        {one.run_id for one in record_differences.doubts(r for row in rows for r in row.runs[at])}
+        {
+            one.run_id
+            for one in record_differences.doubts_of(
+                pair for row in rows for pair in row.matches[at]
+            )
+        }
         for at in (0, 1)
     )
-    records = [record for row in rows for side in row.runs for record in side]
-    found = record_differences.doubts(records)
+    found = record_differences.doubts_of(
+        pair for row in rows for side in row.matches for pair in side
+    )
     for one in found[:WARNED]:
         side = " and ".join(name for name, ids in (("A", of_a), ("B", of_b)) if one.run_id in ids)
         print(f"coppice: warning: {side}, run {one.run_id}, is {one}", file=sys.stderr)

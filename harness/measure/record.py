@@ -163,6 +163,17 @@ def conditions_of(series: Series, machine: Machine) -> Conditions:
     return series.conditions or derived(series, machine)
 
 
+FUNCTION_ONLY = "function_only"
+"""The fact of `machine.kvm` that says why some series prove function alone, and others do not."""
+
+
+def function_only(series: Series, machine: Machine) -> str | None:
+    """Why a series proves function alone, or all of its record; None where its figures count."""
+    why = (machine.kvm or {}).get(FUNCTION_ONLY)
+    some = why and series.conditions and series.conditions.reach is Reach.FUNCTION
+    return machine.function_only or (str(why) if some else None)
+
+
 @dataclass(frozen=True)
 class Validity:
     status: Literal["valid", "suspect", "failed"]

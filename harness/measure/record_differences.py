@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.measure.record import RunRecord
+from harness.measure.record import RunRecord, Series, function_only
 
 SHOWN = 3
 """The most values that are shown of each side."""
@@ -27,10 +27,11 @@ class Doubt:
         return f"{self.status}: {'; '.join(self.reasons) or 'no reason recorded'}"
 
 
-def doubt(record: RunRecord) -> Doubt | None:
-    """Why a record's figures decide nothing; None if they do."""
-    if record.machine.function_only:
-        return Doubt(record.run_id, record.rig.id, "function only", (record.machine.function_only,))
+def doubt(record: RunRecord, series: Series | None = None) -> Doubt | None:
+    """Why the figures of a record, or of one of its series, decide nothing; None if they do."""
+    why = function_only(series, record.machine) if series else record.machine.function_only
+    if why:
+        return Doubt(record.run_id, record.rig.id, "function only", (why,))
     if record.validity.status != "valid":
         return Doubt(record.run_id, record.rig.id, record.validity.status, record.validity.reasons)
     return None
@@ -40,6 +41,15 @@ def doubts(records: Iterable[RunRecord]) -> Sequence[Doubt]:
     """The doubts about these records, each record once."""
     unique = {record.run_id: record for record in records}
     return [found for record in unique.values() if (found := doubt(record))]
+
+
+def doubts_of(several: Iterable[tuple[RunRecord, Series]]) -> Sequence[Doubt]:
+    """The doubts about these series and their records, each record once."""
+    found: dict[str, Doubt] = {}
+    for record, series in several:
+        if why := doubt(record, series):
+            found.setdefault(record.run_id, why)
+    return list(found.values())
 
 
 @dataclass(frozen=True)

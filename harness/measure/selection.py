@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.errors import RecordError, UsageError
 from harness.measure.comparison import Comparison, Thresholds, compare, compare_paired
 from harness.measure.record import RunRecord, Scalar, Series, find, load
-from harness.measure.record_differences import Doubt, doubts
+from harness.measure.record_differences import Doubt, doubts_of
 
 log = logging.getLogger("coppice.compare")
 INTERLEAVE = "COPPICE_INTERLEAVE"
@@ -192,8 +192,8 @@ class SeriesComparison:
 
     @property
     def doubts(self) -> Sequence[Doubt]:
-        """Why the figures decide nothing; empty if every record is valid."""
-        return doubts([*self.runs[0], *self.runs[1]])
+        """Why the figures decide nothing; empty if every record is valid and times it."""
+        return doubts_of([*self.matches[0], *self.matches[1]])
 
 
 def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesComparison]:

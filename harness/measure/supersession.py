@@ -12,7 +12,17 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.measure.endpoint_facts import EndpointFacts
-from harness.measure.record import Git, Image, Machine, Patch, Rig, RunRecord, Series, conditions_of
+from harness.measure.record import (
+    Git,
+    Image,
+    Machine,
+    Patch,
+    Rig,
+    RunRecord,
+    Series,
+    conditions_of,
+    function_only,
+)
 
 _STATES = ("failed", "suspect", "valid")
 """Validities, the best last."""
@@ -22,7 +32,7 @@ _STATES = ("failed", "suspect", "valid")
 class Measured:
     """What is compared of a record. `kinds` has the series with samples: metric, unit, dimensions.
 
-    `function_only` says whether only its function counts, `emulated` has the kinds whose guests
+    `function_only` has the kinds of which only the function counts, `emulated` those whose guests
     were emulated.
     """
 
@@ -34,7 +44,7 @@ class Measured:
     images: Sequence[Image]
     patches: Sequence[Patch]
     status: str
-    function_only: bool
+    function_only: frozenset[Hashable]
     kinds: frozenset[Hashable]
     emulated: frozenset[Hashable]
     endpoint: EndpointFacts | None = None
@@ -54,10 +64,15 @@ class Superseded:
 def measured(record: RunRecord) -> Measured:
     """What is compared of a whole record."""
     sampled = [
-        (_kind(series), conditions_of(series, record.machine))
+        (
+            _kind(series),
+            conditions_of(series, record.machine),
+            function_only(series, record.machine),
+        )
         for series in record.series
         if series.samples
     ]
+    whole = bool(record.machine.function_only) or record.machine.class_ == "emulated"
     return Measured(
         record.run_id,
         record.rig,
@@ -67,9 +82,9 @@ def measured(record: RunRecord) -> Measured:
         record.images,
         record.patches,
         record.validity.status,
-        bool(record.machine.function_only) or record.machine.class_ == "emulated",
-        frozenset(kind for kind, _ in sampled),
-        frozenset(kind for kind, conditions in sampled if conditions.emulated),
+        frozenset(kind for kind, _, proves in sampled if whole or proves),
+        frozenset(kind for kind, *_ in sampled),
+        frozenset(kind for kind, conditions, _ in sampled if conditions.emulated),
         record.endpoint,
     )
 
@@ -108,7 +123,7 @@ def _as_good(newer: Measured, older: Measured, kind: Hashable) -> bool:
         bool(newer.kinds)
         and _STATES.index(newer.status) >= _STATES.index(older.status)
         and newer.profile in ("full", older.profile)
-        and (older.function_only or not newer.function_only)
+        and (kind in older.function_only or kind not in newer.function_only)
         and (kind in older.emulated or kind not in newer.emulated)
     )
 

@@ -13,7 +13,8 @@ from harness.errors import PluginError, UsageError
 from harness.host import exit_cost
 from harness.host.exit_cost import Fact
 from harness.measure import conditions
-from harness.measure.record import Facts, Machine, Series
+from harness.measure.conditions import Reach
+from harness.measure.record import FUNCTION_ONLY, Facts, Machine, Series
 from harness.paths import cache_directory
 from harness.sandbox import protocol
 
@@ -33,15 +34,29 @@ def described(
 
     `accelerators` are those of single substrates by name, where a rig measures several. Where
     guests with kernels of their own ran under a KVM that emulates kernels, only the function of
-    what was measured counts.
+    what was measured counts: of the whole record where all series are of such guests, else of
+    those series (`marked`).
     """
     if NAME not in (host.accelerator, *accelerators.values()):
         return host
     found: Facts = measured()
     why = host.function_only
-    if why is None and any(_has_kernel(one, host.accelerator, accelerators) for one in series):
+    with_kernel = [_has_kernel(one, host.accelerator, accelerators) for one in series]
+    if why is None and any(with_kernel):
         why = exit_cost.kernel_mode_emulated(measured())
+        if why and not all(with_kernel):
+            return dataclasses.replace(host, kvm={**found, FUNCTION_ONLY: why})
     return dataclasses.replace(host, kvm=found, function_only=why)
+
+
+def marked(series: Series, host: Machine, accelerators: Mapping[str, str | None]) -> Series:
+    """A series with its conditions, which say so where its guests prove function alone, and
+    `described` has said so of some."""
+    some = FUNCTION_ONLY in (host.kvm or {})
+    if not some or not series.conditions or not _has_kernel(series, host.accelerator, accelerators):
+        return series
+    stated = dataclasses.replace(series.conditions, reach=Reach.FUNCTION)
+    return dataclasses.replace(series, conditions=stated)
 
 
 def _has_kernel(

@@ -214,7 +214,8 @@ class RigRun:
         stated = series.conditions or conditions.derived(
             series, dataclasses.replace(host, accelerator=ran_by)
         )
-        return dataclasses.replace(series, conditions=stated)
+        with_conditions = dataclasses.replace(series, conditions=stated)
+        return kvm_facts.marked(with_conditions, host, self._accelerators)
 
     def _store(self, record: RunRecord) -> Path:
         """Store a record; where that fails, raise an error that names where it is kept instead."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.host.exit_cost import Fact
-from harness.measure import record
-from harness.measure.record import Machine, Series
+from harness.measure import record, record_differences
+from harness.measure.record import Machine, Series, Validity
 from harness.rig import kvm_facts
 from tests.measure.factory import run_record, series
 
@@ -75,3 +75,32 @@ def test_without_kvm_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reason_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     host = dataclasses.replace(run_record().machine, function_only="by hand")
     assert described(monkeypatch, EMULATED, {"qemu": "kvm"}, host).function_only == "by hand"
+
+
+def test_of_several_substrates_only_those_with_kernels_prove_function_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran_by = {"qemu": "kvm", "kvm-floor": "kvm", "oci-raw": None}
+    machine = described(monkeypatch, EMULATED, ran_by)
+    assert machine.function_only is None and machine.kvm
+    assert "kvm_pvm" in str(machine.kvm[record.FUNCTION_ONLY])
+    made = []
+    for name, accelerator in ran_by.items():
+        one = dataclasses.replace(
+            series(), dimensions={"substrate": name, "accelerator": accelerator}
+        )
+        stated = dataclasses.replace(one, conditions=record.conditions_of(one, machine))
+        made.append(kvm_facts.marked(stated, machine, ran_by))
+    path = record.write(
+        run_record(machine=machine, series=tuple(made), validity=Validity("valid")), tmp_path
+    )
+    read = record.load(path)
+    why = {
+        str(one.dimensions["substrate"]): record.function_only(one, read.machine)
+        for one in read.series
+    }
+    assert why == {"qemu": machine.kvm[record.FUNCTION_ONLY], "kvm-floor": None, "oci-raw": None}
+    doubted = [
+        one.status for one in record_differences.doubts_of((read, one) for one in read.series)
+    ]
+    assert doubted == ["function only"], "of the one record"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from harness.measure.record import Facts, RunRecord, Scalar, Series
+from harness.measure.conditions import Reach, derived
+from harness.measure.record import FUNCTION_ONLY, Facts, RunRecord, Scalar, Series
 from tests.site import factory
 
 FACTS: Facts = {
@@ -55,3 +56,19 @@ def function_only(tier: str, day: int = 5) -> RunRecord:
         factory.machine(accelerator="kvm"), kvm=facts, function_only=EMULATED
     )
     return factory.cold_start(tier, host=host, day=day, seed="function")
+
+
+def partly(day: int = 6) -> RunRecord:
+    """One record of the floor, whose figures count, and of QEMU's guests, which prove function."""
+    host = dataclasses.replace(
+        factory.machine(accelerator="kvm"), kvm={**FACTS, FUNCTION_ONLY: EMULATED}
+    )
+    of_floor = factory.cold_start("durable-pool", substrate="kvm-floor", host=host, day=day)
+    of_guests = factory.cold_start("full", host=host, day=day, seed="function")
+    proving = [
+        dataclasses.replace(
+            one, conditions=dataclasses.replace(derived(one, host), reach=Reach.FUNCTION)
+        )
+        for one in of_guests.series
+    ]
+    return dataclasses.replace(of_floor, series=(*of_floor.series, *proving))

@@ -101,6 +101,34 @@ def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> N
     assert "9 117 MiB" in text and "&lt;5 MB" in text, "others' figures stand beside ours"
 
 
+def test_guests_under_kvm_and_emulated_ones_are_never_in_one_row_or_curve(tmp_path: Path) -> None:
+    emulated = [fleet("mapped", 8, 20), fleet("mapped", 50, 19)]
+    hardware = [
+        replace(
+            one,
+            run_id=f"20261231T00000{at}Z-0000000{at}",
+            machine=replace(one.machine, accelerator="kvm"),
+        )
+        for at, one in enumerate((fleet("mapped", 8, 4), fleet("mapped", 200, 3)))
+    ]
+    out = built(tmp_path, *emulated, *hardware)
+    text = (out / "density.html").read_text(encoding="utf-8")
+    row = r'<tr><th scope="row">([^<]+)<small>qemu[^<]*</small></th>(.*?)</tr>'
+    totals = {
+        name: float(Figures(row).found[0][0]) / MIB
+        for name, row in re.findall(row, text, re.DOTALL)
+    }
+    assert totals == {
+        "mapped, 8": 8 * 4,
+        "mapped, 200": 200 * 3,
+        "mapped, under TCG, 8": 8 * 20,
+        "mapped, under TCG, 50": 50 * 19,
+    }
+    assert text.count("mapped: one checkpoint file</text>") == text.count(
+        "mapped, under TCG</text>"
+    )
+
+
 def metric(out: Path, address: str) -> str:
     """The metric of the series that a figure leads to."""
     page, _, anchor = address.partition("#")

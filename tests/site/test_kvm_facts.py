@@ -13,7 +13,9 @@ pytest.importorskip("jinja2", reason="the site's packages are not installed: pip
 
 from harness.measure import record
 from harness.measure.record import RunRecord
+from harness.measure.supersession import measured, superseded
 from harness.site.builder.build import build
+from harness.site.data.estimates import estimates_of
 from tests.site import factory, kvm_factory
 
 
@@ -82,3 +84,31 @@ def test_a_machine_is_function_only_only_where_all_its_records_are(tmp_path: Pat
 
     alone = built(tmp_path / "alone", only)
     assert "Function only. Records of this machine" in words(alone / "machines/test-host.html")
+
+
+def test_in_a_record_of_both_only_guests_with_kernels_prove_function_alone(tmp_path: Path) -> None:
+    both = kvm_factory.partly()
+    out = built(tmp_path, both)
+    page = page_of(out, both).read_text(encoding="utf-8")
+    assert page.count("function proved</span>") == len(both.series) // 2
+    assert "Its series of guests with kernels of their own show that these work" in page
+    machine = words(out / "machines/test-host.html")
+    assert "Function only" not in machine
+    shown = {float(value) for value in re.findall(r'<data value="([^"]+)"', page)}
+    numbers = (out / "numbers.html").read_text(encoding="utf-8")
+    listed = {float(value) for value in re.findall(r'<data value="([^"]+)"', numbers)}
+    for one in both.series:
+        median = estimates_of(one)["p50"].value
+        counts = one.dimensions["substrate"] == "kvm-floor"
+        assert (median in shown) is counts and (median in listed) is counts, one.dimensions
+
+
+def test_a_later_record_that_proves_function_supersedes_no_figure(tmp_path: Path) -> None:
+    earlier = kvm_factory.partly(day=6)
+    counted = dataclasses.replace(
+        earlier, series=[dataclasses.replace(one, conditions=None) for one in earlier.series],
+        machine=dataclasses.replace(earlier.machine, kvm=kvm_factory.FACTS),
+    )  # fmt: skip
+    later = kvm_factory.partly(day=7)
+    assert earlier.run_id in superseded([measured(earlier), measured(later)])
+    assert counted.run_id not in superseded([measured(counted), measured(later)])

@@ -48,7 +48,9 @@ def files_of_run(
     parts = [[one for one in rows if one.page == stem] for stem in stems]
     first: Markup | None = None
     # A CSV would lack the reason why the figures are not valid; the record has it.
-    has_samples = _many(record) <= _ROWS and not entry.summary.function_only
+    has_samples = _many(record) <= _ROWS and not any(
+        map(entry.summary.proves, entry.summary.series)
+    )
     formats = {entry.raw: "application/json"}
     if has_samples:
         formats[f"{entry.place.stem}.csv"] = "text/csv"

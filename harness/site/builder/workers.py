@@ -169,7 +169,7 @@ def _shown_statistics(
     one: record_summary.RecordSummary, series: record_summary.SeriesSummary
 ) -> Sequence[str]:
     """The statistics of a series for which its run's page has a cell."""
-    withheld = one.function_only and series.unit != record_summary.COUNTED
+    withheld = one.proves(series) and series.unit != record_summary.COUNTED
     return ("p50",) if withheld else series.statistics
 
 

@@ -101,7 +101,8 @@ def _proved(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary]
     for (rig, _), entries in corpus.function_only_records.items():
         for entry in reversed(entries) if rig in RIGS else ():
             for series in entry.summary.series:
-                if series.metric in RUNGS and series.n and _fits(series, column, 1):
+                fits = series.metric in RUNGS and series.n and _fits(series, column, 1)
+                if fits and entry.summary.proves(series):
                     return entry, series
     return None
 

@@ -265,6 +265,8 @@ class Corpus:
             of_rig: dict[SeriesKind, list[SeriesAt]] = {}
             for at, entry in enumerate(entries):
                 for series in entry.summary.series:
+                    if entry.summary.proves(series):
+                        continue
                     if series.kind in of_rig:
                         of_rig[series.kind].append((at, entry, series))
                     else:
@@ -300,13 +302,10 @@ class Corpus:
 
     @functools.cached_property
     def function_only_records(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
-        """Function-only records by rig and machine, oldest first, without those of endpoints."""
+        """The records with a series that proves function alone, by rig and machine, oldest first,
+        without those of endpoints."""
         found = {
-            key: [
-                entry
-                for entry in several
-                if entry.summary.function_only and not entry.summary.endpoint
-            ]
+            key: [one for one in several if one.summary.proves_some and not one.summary.endpoint]
             for key, several in self._by_rig.items()
         }
         return {key: several for key, several in found.items() if several}

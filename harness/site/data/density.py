@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.measure.conditions import GUEST_KERNEL
+from harness.measure.conditions import GUEST_KERNEL, TCG
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
 from harness.site.data import figures
@@ -17,6 +18,8 @@ NETWORKED = "{}, networked"
 """The name of a sharing in which every sandbox had a NIC on a network."""
 _ALONE = ("private", "mapped", "merged", "forked", "started")
 SHARINGS = (*_ALONE, *map(NETWORKED.format, _ALONE))
+UNDER = "{}, under {}"
+"""The name of a sharing under the accelerator that is not the better one of a machine."""
 IDLE = "idle"
 COUNTED = "to-be-had"
 MIB = 1 << 20
@@ -98,6 +101,7 @@ class MeasuredFleet:
 def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
     """By sharing and N; the newest record of the full profile, else the newest of any."""
     chosen: dict[tuple[str, int, str], MeasuredFleet] = {}
+    both = _accelerators(corpus)
     for entry in corpus.of_rig(RIG, corpus.machine, any_kernel=True):
         if not entry.summary.series:
             continue
@@ -108,6 +112,9 @@ def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
         named = NETWORKED.format(sharing) if "network" in dimensions else str(sharing)
         if kernel := dimensions.get(GUEST_KERNEL):
             named = f"{named}, {kernel} kernel"
+        ran_by = _ran_by(entry)
+        if ran_by == TCG and len(both[str(substrate), str(sharing)]) > 1:
+            named = UNDER.format(named, ran_by.upper())
         fleet = MeasuredFleet(str(substrate), named, n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
@@ -116,6 +123,22 @@ def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
         chosen[key] = fleet
     order = {sharing: place for place, sharing in enumerate(SHARINGS)}
     return [chosen[key] for key in sorted(chosen, key=lambda key: (order.get(key[0], 9), *key[1:]))]
+
+
+def _ran_by(entry: RecordEntry) -> str | None:
+    return entry.summary.conditions(entry.summary.series[0]).accelerator
+
+
+def _accelerators(corpus: Corpus) -> Mapping[tuple[str, str], set[str | None]]:
+    """What ran the fleets of each substrate and sharing: memory under one accelerator is no memory
+    under another, and no difference between two numbers of guests may come of that."""
+    found: dict[tuple[str, str], set[str | None]] = defaultdict(set)
+    for entry in corpus.of_rig(RIG, corpus.machine, any_kernel=True):
+        if entry.summary.series:
+            dimensions = entry.summary.series[0].dimensions
+            key = str(dimensions.get("substrate")), str(dimensions.get("sharing"))
+            found[key].add(_ran_by(entry))
+    return found
 
 
 def largest(found: Sequence[MeasuredFleet], sharing: str) -> MeasuredFleet | None:

@@ -102,7 +102,7 @@ class Lookup:
             for entry in reversed(entries) if name == rig else ():
                 found = entry.summary.find(metric, dimensions)
                 meant = entry.summary.guest_kernel is None or GUEST_KERNEL in dimensions
-                if meant and found and found.n:
+                if meant and found and found.n and entry.summary.proves(found):
                     return entry, found
         return None
 

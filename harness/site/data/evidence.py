@@ -249,7 +249,10 @@ def _proof(entries: Sequence[RecordEntry], answer: Answer) -> Found | None:
         for at, entry in enumerate(entries)
         if entry.summary.guest_kernel is None or GUEST_KERNEL in kind
         for series in entry.summary.series
-        if series.metric == answer.metric and series.n and fits(series.dimensions, kind)
+        if series.metric == answer.metric
+        and series.n
+        and fits(series.dimensions, kind)
+        and entry.summary.proves(series)
     ]
     return max(found, key=lambda one: one[:3])[3] if found else None
 

@@ -324,7 +324,7 @@ def _summary(one: RecordEntry) -> str:
     series = headline(one.summary)
     median = series and not figures.withheld(one, series) and figures.get(series, "p50")
     words = f"{series.metric}: median {show(median, series.unit)}" if series and median else ""
-    if series and one.summary.function_only:
+    if series and one.summary.proves(series):
         words = f"function only, {series.metric}: {', '.join(figures.attempts(one, series))}"
     machine, endpoint = machines.title(one.summary.machine), one.summary.endpoint
     where = f"{endpoint.name}, from {machine}" if endpoint else machine

@@ -71,8 +71,8 @@ def why_absent(series: AnySeries, statistic: str) -> str:
 
 
 def withheld(entry: RecordEntry, series: AnySeries) -> bool:
-    """Whether a series' figures are hidden: on function-only machines, except for counts."""
-    return bool(entry.summary.function_only) and series.unit != COUNTED
+    """Whether a series' figures are hidden: those that prove function alone, except for counts."""
+    return series.unit != COUNTED and bool(entry.summary.proves(series))
 
 
 def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> Markup:

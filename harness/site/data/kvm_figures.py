@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from harness.measure.quantity import scale
+from harness.measure.record import FUNCTION_ONLY
 from harness.site.data.corpus import RecordEntry
 from harness.site.data.figures import Link, data
 
@@ -17,6 +18,7 @@ _WORDS = {
     "exit_user_s": "one exit of a guest’s user mode, by port",
     "kernel_mode_slowdown": "a loop in a guest’s kernel mode, in multiples of its time on the host",
     "module": "kernel module",
+    FUNCTION_ONLY: "series of guests with kernels of their own prove function alone",
     "nested": "the host is itself a virtual machine",
     "mitigations": "mitigations in the guest’s kernel",
     "clocksource": "the guest’s clock source",

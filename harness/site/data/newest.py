@@ -45,4 +45,4 @@ def _newest(entries: Sequence[RecordEntry]) -> Newest:
 
 
 def _rank(entry: RecordEntry, series: SeriesSummary) -> tuple[bool, Rank]:
-    return not entry.summary.function_only, entry.summary.rank(series)
+    return not entry.summary.proves(series), entry.summary.rank(series)

@@ -17,6 +17,7 @@ from typing import Any
 from harness.measure.conditions import GUEST_KERNEL, Conditions, Reach, derived
 from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
+    FUNCTION_ONLY,
     Facts,
     Git,
     Image,
@@ -37,7 +38,6 @@ EMULATED = "emulated"
 """The class of machines whose records show that something works, but not how fast."""
 COUNTED = "1"
 """The unit of counts, which are valid on any machine."""
-
 Rank = tuple[int, bool, bool]
 _STATES = ("failed", "suspect", "valid")
 
@@ -210,6 +210,17 @@ class RecordSummary:
         named = (one.dimensions.get(GUEST_KERNEL) for one in self.series)
         return next((str(name) for name in named if name), None)
 
+    @property
+    def proves_some(self) -> bool:
+        """Whether only the function of some of its series counts, or of the whole run."""
+        return bool(self.function_only) or FUNCTION_ONLY in (self.machine.kvm or {})
+
+    def proves(self, series: Series | SeriesSummary) -> str:
+        """Why one of its series, or the whole run, is function-only; empty if it counts."""
+        stated = series.conditions if isinstance(series, Series) else series.stated
+        some = self.proves_some and stated and stated.reach is Reach.FUNCTION
+        return self.function_only or (str((self.machine.kvm or {})[FUNCTION_ONLY]) if some else "")
+
     def conditions(self, series: SeriesSummary) -> Conditions:
         """What the figures of one of its series must be read with."""
         return series.stated or derived(series, self.machine)
@@ -227,7 +238,7 @@ class RecordSummary:
             self.images,
             self.patches,
             self.validity.status,
-            bool(self.function_only),
+            frozenset(one.kind for one in sampled if self.proves(one)),
             frozenset(one.kind for one in sampled),
             frozenset(one.kind for one in sampled if self.conditions(one).emulated),
             self.endpoint,

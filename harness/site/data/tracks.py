@@ -120,11 +120,11 @@ def _runs(corpus: Corpus, machine: str) -> Mapping[tuple[str, KindKey], Sequence
     found: dict[Key, list[Point]] = {}
     # A history shows what changed from run to run; marks would make it depend on other records.
     for entry in (one.unmarked for one in corpus.machines.get(machine, ())):
-        if entry.summary.function_only or entry.summary.validity.status == "failed":
+        if entry.summary.validity.status == "failed":
             continue
         rig, profile = entry.summary.rig.id, entry.summary.profile
         for series in entry.summary.series:
-            if series.n and series.metric not in DETAILS:
+            if series.n and series.metric not in DETAILS and not entry.summary.proves(series):
                 median = figures.get(series, "p50")
                 assert median
                 point = Point(entry, series, median)

@@ -30,7 +30,8 @@ def _curves(
     found: Sequence[MeasuredFleet], value: Callable[[MeasuredFleet], Estimate | None]
 ) -> Sequence[Curve]:
     curves = []
-    for of_floor, sharing in itertools.product((False, True), density.SHARINGS):
+    sharings = dict.fromkeys(fleet.sharing for fleet in found)
+    for of_floor, sharing in itertools.product((False, True), sharings):
         points, notes = [], set[str]()
         for fleet in found:
             estimate = value(fleet)

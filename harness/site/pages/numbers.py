@@ -33,7 +33,7 @@ def _proved(
             (rig, *one)
             for rig, several in newest(corpus, id).items()
             for one in several
-            if one[0].summary.function_only
+            if one[0].summary.proves(one[1])
         ]
         made.append((id, rows[:_PROVED], len(rows)))
     return made[:_MACHINES]

@@ -76,7 +76,7 @@ def _csv(rows: Sequence[SeriesRow]) -> Iterator[Sequence[object]]:
             yield (
                 row.metric, facts, one.system, machine, entry.date, summary.profile,
                 summary.machine.accelerator, summary.validity.status,
-                summary.function_only or None, series.n, series.failed,
+                summary.proves(series) or None, series.n, series.failed,
                 median and median.value, median and median.low, median and median.high,
                 row.unit, entry.raw,
             )  # fmt: skip
