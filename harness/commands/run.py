@@ -1,6 +1,6 @@
 """Run rigs, store their records, and print a table of the results.
 
-Exit codes: 0 every rig that can run here did; 1 a rig failed; 69 no requested rig can run here.
+Exit codes: 0 every rig that can run here did; 1 rigs failed for several reasons; else the error's.
 SIGINT, SIGTERM and SIGHUP end it after clean-up with 130, 143, 129; a second signal does not wait.
 """
 

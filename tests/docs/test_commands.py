@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import errors
-from harness.cli import parser
+from harness.cli import ERROR_CODES, parser
 from tests.commands.tools import ROOT
 from tests.docs.blocks import commands, shell
 
@@ -85,3 +85,5 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     raised = {getattr(errors, name).exit_code for name in errors.__all__ if name != "Interrupted"}
     assert told == raised | {0, 1}
+    listed = {int(code) for code in re.findall(r"\b(\d{2,3})\b", ERROR_CODES)}
+    assert listed == raised | {141}, "what --help of every command lists"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import os
+import random
 import re
 import shutil
 import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from harness.errors import (
     CheckpointForeign,
     CheckpointTruncated,
     GuestDied,
+    SandboxError,
     Unsupported,
 )
 from harness.host.run import Run
@@ -27,7 +31,7 @@ from harness.sandbox.kvm_floor import substrate as substrates
 from harness.sandbox.kvm_floor.checkpoint import Checkpoint
 from harness.sandbox.kvm_floor.programs import Programs
 from harness.sandbox.kvm_floor.substrate import KvmFloorSubstrate
-from harness.sandbox.kvm_floor.vmm import Vmm
+from harness.sandbox.kvm_floor.vmm import _REPLY, Vmm
 from harness.sandbox.protocol import Tier
 from tests.kvm_floor.conftest import PROGRAM, Hostile, Launch
 
@@ -159,6 +163,31 @@ def test_a_state_that_is_garbage_ends_its_guest_alone(
     line.recv(16)
     vmm.destroy(slot)
     assert channel(vmm)[0] == slot
+
+
+def test_hostile_bytes_on_the_control_socket_neither_end_a_vmm_nor_fill_it(
+    programs: Programs, vmm_of: Callable[[Path], Vmm], run: Run
+) -> None:
+    vmm = vmm_of(programs.image)
+    held = len(list(Path(f"/proc/{vmm.pid}/fd").iterdir()))
+    chance = random.Random(run.id)
+    with Path("/dev/null").open("rb") as file:
+        for _ in range(300):
+            length = chance.choice([1, 4, 11, 12, 13, 100, 1036, 1037, 5000])
+            data = bytearray(chance.randbytes(length))
+            if length >= 12:  # a request that is none, and one of a sandbox that is none
+                told = chance.choice([length - 12, 0, 2**32 - 1])
+                what, slot = chance.choice([0, 2, 3, 4, 5, 6, 7, 99]), chance.choice([0, 63, 2**31])
+                data[:12] = struct.pack("<III", what, slot, told)
+            passed = array.array("i", [file.fileno()] * chance.choice([0, 1, 5]))
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)] if passed else []
+            vmm._control.sendmsg([data], rights)
+            if length >= 12 and told == min(length, 1036) - 12:
+                error, _, _, why = _REPLY.unpack(vmm._control.recv(_REPLY.size))
+                assert error and why
+    with pytest.raises(SandboxError, match="no such sandbox"):
+        vmm.stop(0)  # answered after all of them
+    assert vmm.runs and len(list(Path(f"/proc/{vmm.pid}/fd").iterdir())) == held
 
 
 def test_without_kvm_it_is_not_measured(

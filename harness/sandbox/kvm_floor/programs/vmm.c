@@ -194,7 +194,7 @@ static int on_control(int control)
     } with;
     struct iovec into = {&request, sizeof request};
     struct msghdr message = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = &with,
-                             .msg_controllen = sizeof with};
+                             .msg_controllen = CMSG_LEN(sizeof(int))}; /* for one, not two */
     ssize_t got = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
     struct cmsghdr *first = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
     int passed = NONE, answered;
@@ -206,8 +206,11 @@ static int on_control(int control)
         return 0;
     if (first && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS)
         memcpy(&passed, CMSG_DATA(first), sizeof passed);
-    if ((size_t)got < CONTROL_HEADER || request.length != (size_t)got - CONTROL_HEADER)
+    if ((size_t)got < CONTROL_HEADER || request.length != (size_t)got - CONTROL_HEADER) {
+        if (passed != NONE)
+            close(passed);
         return 1; /* not a request as control.h has them */
+    }
     reply = serve(&request, passed, &answered);
     if (passed != NONE && request.what != CREATE)
         close(passed);
