@@ -43,10 +43,10 @@ DESCRIPTORS = 28
 """Free file descriptors that every command needs, also to be found and loaded."""
 ERROR_CODES = (
     "Exit codes of errors: 64 a wrong command line; 65 a damaged input; 68 another host or a "
-    "service cannot be reached; 69 not possible on this host; 70 a defect, or a program failed; 71 too "
-    "little memory, or no descriptor or process left; 73 a path cannot be written; 74 a full disk; "
-    "75 a service takes no more now; 76 a sandbox or a service failed; 77 no privilege; 78 a part "
-    "of another package failed; 141 the reader of the output has gone."
+    "service cannot be reached; 69 not possible on this host; 70 a defect, or a program failed; 71 "
+    "too little memory, or no descriptor or process left; 73 a path cannot be written; 74 a full "
+    "disk; 75 a service takes no more now; 76 a sandbox or a service failed; 77 no privilege; 78 a "
+    "part of another package failed; 141 the reader of the output has gone."
 )
 ARGPARSES_OWN = 2
 """argparse's exit code for a wrong command line."""

@@ -5,7 +5,7 @@ import pytest
 from harness.measure import quantity
 from harness.measure.record import Failure, Series, Validity
 from harness.measure.statistics import Estimate
-from harness.site.data import corpus, figures, record_summary
+from harness.site.data import corpus, figures, run_rows
 from tests.site import factory
 
 
@@ -103,4 +103,4 @@ def test_anchors_tell_series_of_one_metric_apart() -> None:
     three = Series("x", "s", "lower", {"n": 50, "same": "a"}, "closed")
     many = type(record)(**{**vars(record), "series": (two, three)})
     assert [corpus.anchor(many, each) for each in many.series] == ["/series/0", "/series/1"]
-    assert record_summary.own_dimensions(many) == [{"n": 8}, {"n": 50}]
+    assert run_rows.own_dimensions(many) == [{"n": 8}, {"n": 50}]

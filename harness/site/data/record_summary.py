@@ -42,26 +42,6 @@ Rank = tuple[int, bool, bool]
 _STATES = ("failed", "suspect", "valid")
 
 
-def own_dimensions(record: RunRecord) -> Sequence[Facts]:
-    """For each series, the dimensions in which it differs from others of its metric."""
-    found: dict[str, dict[str, set[Scalar]]] = {}
-    for one in record.series:
-        values = found.setdefault(one.metric, {})
-        for name in one.dimensions:
-            values.setdefault(name, set())
-    for one in record.series:
-        for name, seen in found[one.metric].items():
-            seen.add(one.dimensions.get(name))
-    return [
-        {
-            name: value
-            for name, value in sorted(one.dimensions.items())
-            if len(found[one.metric][name]) > 1
-        }
-        for one in record.series
-    ]
-
-
 def anchor(record: RunRecord, series: Series) -> str:
     """The anchor of a series on its run's page, which is its JSON pointer in the record."""
     # Identity first: comparing two series would compare all their samples.

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from harness.measure.record import Scalar, Series
+from harness.measure.record import Facts, RunRecord, Scalar, Series
 from harness.site.data import figures
 from harness.site.data.corpus import RecordEntry
 from harness.site.data.estimates import PERCENTILES
-from harness.site.data.record_summary import SeriesSummary, own_dimensions
+from harness.site.data.record_summary import SeriesSummary
 
 FAILED = {
     "refused": "refused",
@@ -78,6 +78,26 @@ def columns(entry: RecordEntry) -> Sequence[str]:
     """The columns of a run's table: every statistic that at least one of its series has."""
     shown = [one.statistics for one in entry.summary.series if not figures.withheld(entry, one)]
     return ["p50", *(name for name in _COLUMNS[1:] if any(name in known for known in shown))]
+
+
+def own_dimensions(record: RunRecord) -> Sequence[Facts]:
+    """For each series, the dimensions in which it differs from others of its metric."""
+    found: dict[str, dict[str, set[Scalar]]] = {}
+    for one in record.series:
+        values = found.setdefault(one.metric, {})
+        for name in one.dimensions:
+            values.setdefault(name, set())
+    for one in record.series:
+        for name, seen in found[one.metric].items():
+            seen.add(one.dimensions.get(name))
+    return [
+        {
+            name: value
+            for name, value in sorted(one.dimensions.items())
+            if len(found[one.metric][name]) > 1
+        }
+        for one in record.series
+    ]
 
 
 def rows(entry: RecordEntry, pages: Mapping[int, str]) -> Sequence[SeriesRow]:
