@@ -92,7 +92,7 @@ class KvmFloorSubstrate(SubstrateBase):
         return [*lines, _kvm()]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """An upper estimate. Nearly all is KVM's own, and no choice of a VMM's: the VM and its vCPU,
+        """An upper estimate. Nearly all is KVM's own and no choice of a VMM's: the VM, its vCPU,
         a page for each table of a memory slot, files in debugfs, and from the first run on what the
         vCPU keeps in stock for shadow pages (40 of each kind). 16 MiB more where it has touched
         them."""
