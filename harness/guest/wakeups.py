@@ -27,6 +27,11 @@ _SETTLE_S = 1.0
 """Seconds ignored at the start, while the shell that started the trace exits."""
 
 
+def can_trace(agent: Agent) -> bool:
+    """Whether the guest's kernel has tracing, which a slim one has not."""
+    return agent.run(("/bin/sh", "-c", f"test -d {_DIRECTORY}")).code == 0
+
+
 def trace(agent: Agent, seconds: float) -> dict[str, float]:
     """Calls per second of each function in an idle guest, most frequent first.
 

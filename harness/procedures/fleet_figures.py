@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import CoppiceError
-from harness.guest.wakeups import trace
+from harness.guest.wakeups import can_trace, trace
 from harness.host.ksm import Merging
 from harness.measure import footprint_linux, host_memory, kernel_memory_linux, memory_linux
 from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
-from harness.measure.record import Facts, Scalar
+from harness.measure.record import NOT_OFFERED, Facts, Scalar
 from harness.procedures import unrehearsed
 from harness.procedures.fleet import Answers, ask_each, reason
 from harness.sandbox.protocol import Sandbox
@@ -124,8 +124,12 @@ def distinct(findings: Collector, sandboxes: Sequence[Sandbox]) -> None:
 
 
 def wakes(findings: Collector, sandbox: Sandbox) -> None:
-    """Add the wake-ups of one idle guest, by kernel function."""
+    """Add the wake-ups of one idle guest, by kernel function, if its kernel can trace them."""
     try:
+        if not can_trace(sandbox.agent):
+            why = "the guest's kernel has no tracing"
+            findings.add("wakes", "1/s", [], [(0, why, NOT_OFFERED)])
+            return
         found = trace(sandbox.agent, TRACED_S)
     except CoppiceError as error:
         findings.add("wakes", "1/s", [], [(0, reason(error))])

@@ -47,6 +47,8 @@ def as_root(box: Box, command: str) -> tuple[str, int]:
     ],
 )
 def test_files_whose_size_is_wrong_are_read_to_their_end(box: Box, path: str, pieces: int) -> None:
+    if as_root(box, f"test -e {path}")[1]:
+        pytest.skip("this guest's kernel has no such file, as a slim one")
     status, data = read(box, path, **ROOT)
     assert status == 200
     expected = as_root(box, f"sha256sum < {path}")[0].split()[0]

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from harness.guest.wakeups import trace
+from harness.guest.wakeups import can_trace, trace
 from harness.host.identity import allocate
 from harness.host.ksm import SETTINGS, merging
 from harness.host.run import Run
@@ -120,7 +120,7 @@ def test_what_wakes_an_idle_guest(
 ) -> None:
     with up(run, substrate, template, Sharing.MAPPED) as fleet:
         agent = fleet.sandboxes[0].agent
-        if agent.run(("test", "-d", "/sys/kernel/tracing")).code:
+        if not can_trace(agent):
             pytest.skip("this guest's kernel cannot trace, as a slim one")
         # Seconds can pass in which nothing at all wakes an idle guest.
         agent.run(("/bin/sh", "-c", "sleep 3 < /dev/null > /dev/null 2>&1 &"))
