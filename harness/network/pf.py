@@ -2,11 +2,12 @@
 
 A change of addresses in one table replaces that table; any other change loads the anchor again.
 Either is one transaction of the kernel. When a policy becomes stricter, the sandbox's states are
-killed afterwards; traffic that is still allowed creates its state again with its next packet. No
-denied packet was seen to pass after the call had returned. During the call, one-step changes let
-through 2 to 7 packets each that neither policy explains (policy-enforcement, 100 packets a second,
-an emulated 13.2); the mechanism was not investigated. Other rules are never touched: the main rules
-must contain our root anchor, and an anchor of our name with foreign content is refused.
+killed afterwards, by a second call; traffic that is still allowed creates its state again with its
+next packet. No denied packet was seen to pass after the call had returned. A change that is both
+stricter and looser first loads what both policies allow, then kills the states, then loads the new
+policy, so that nothing new passes while something old still does (`pf_rules.between`). Other rules
+are never touched: the main rules must contain our root anchor, and an anchor of our name with
+foreign content is refused.
 
 pf filters packets, not frames: a forged source IP address is blocked, a forged MAC address is not,
 nor are ARP and neighbour discovery. pf must see bridge members (net.link.bridge.pfil_member).
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping
 
 from harness.errors import (
     CommandFailed,
+    CoppiceError,
     MissingPrivilege,
     NameTaken,
     NotEnoughMemory,
@@ -36,7 +38,16 @@ from harness.host.identity import NETWORK, NETWORK6
 from harness.host.leftovers_freebsd import ANCHOR
 from harness.host.protocol import Host, must
 from harness.host.run import Run
-from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ruleset, tightens
+from harness.network.pf_rules import (
+    ANSWERED,
+    DENIED,
+    FORGED,
+    SENT,
+    Ruleset,
+    between,
+    ruleset,
+    tightens,
+)
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Change, Counters, Member, member_of
 
@@ -77,17 +88,20 @@ class Pf:
                     f"pf has an anchor {anchor} of another network, which was left alone",
                     hint="coppice clean removes it if a killed run left it",
                 )
-            self._load(member, policy)
+            self._load(member, self._ruleset(member, policy))
             self._members[member.id], self._policies[member.id] = member, policy
             return _change(Policy(), policy)
 
     def apply(self, id: str, policy: Policy) -> Change:
         with self._lock:
             member, before = member_of(self._members, id), self._policies[id]
-            self._load(member, policy)
+            if tightens(before, policy) and tightens(policy, before):
+                self._exchange(member, before, policy)
+            else:
+                self._load(member, self._ruleset(member, policy))
+                if tightens(before, policy):
+                    self._kill_states(member)
             self._policies[id] = policy
-            if tightens(before, policy):
-                self._kill_states(member)
             return _change(before, policy)
 
     def expel(self, id: str) -> None:
@@ -96,7 +110,7 @@ class Pf:
             # First deny everything, then kill the states; flush the anchor last. Loaded without
             # saving counters, which are no longer needed.
             del self._loaded[id]
-            self._load(member, Policy())
+            self._load(member, self._ruleset(member, Policy()))
             self._kill_states(member)
             self._pfctl("-a", self._anchor(id), "-F", "all")
             del self._members[id], self._policies[id], self._loaded[id]
@@ -137,10 +151,23 @@ class Pf:
     def _anchor(self, id: str) -> str:
         return f"{ANCHOR}/{self._run.object_name(id)}"
 
-    def _load(self, member: Member, policy: Policy) -> None:
+    def _ruleset(self, member: Member, policy: Policy) -> Ruleset:
+        return ruleset(member, self._interface_of(member.port), policy)
+
+    def _exchange(self, member: Member, before: Policy, after: Policy) -> None:
+        """Change to a policy that is stricter and looser. A failure leaves the old one."""
+        try:
+            self._load(member, between(member, self._interface_of(member.port), before, after))
+            self._kill_states(member)
+            self._load(member, self._ruleset(member, after))
+        except BaseException:
+            with contextlib.suppress(CoppiceError):  # else what both allow stays in force
+                self._load(member, self._ruleset(member, before))
+            raise
+
+    def _load(self, member: Member, new: Ruleset) -> None:
         """Load the differences, in one transaction."""
         anchor = self._anchor(member.id)
-        new = ruleset(member, self._interface_of(member.port), policy)
         old = self._loaded.get(member.id)
         if old is not None and old.rules == new.rules and old.tables.keys() == new.tables.keys():
             changed = [table for table in new.tables if new.tables[table] != old.tables[table]]

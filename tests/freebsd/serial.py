@@ -22,6 +22,7 @@ from harness.remote.ssh import WAITER
 
 PIECE = 180
 """Bytes per line: a terminal accepts about a thousand characters."""
+BURST, BURST_S = 128, 0.03
 PATIENCE_S = 3600.0
 """An emulated machine may be paused for long during other measurements."""
 
@@ -48,7 +49,7 @@ class Console:
         # The shell assembles the mark, so that the echo of the line does not contain it.
         words = f"printf 'B%s\\n' {mark}; {line} ; printf '\\nE%s=%d\\n' {mark} $?\n"
         with self._lock:
-            self._socket.sendall(words.encode())
+            self._send(words.encode())
             got, deadline = b"", time.monotonic() + timeout_s
             pattern = re.compile(rb"\r?\nE" + mark.encode() + rb"=(\d+)\r?\n")
             while not (found := pattern.search(got)):
@@ -59,6 +60,12 @@ class Console:
         begin = got.rfind(b"B" + mark.encode())
         output = got[begin + 1 + len(mark) : found.start()].lstrip(b"\r")
         return output.removeprefix(b"\n").replace(b"\r\n", b"\n"), int(found[1])
+
+    def _send(self, data: bytes) -> None:
+        """Send with pauses: a burst overruns uart(4)'s ring of 384 bytes, and is lost in part."""
+        for at in range(0, len(data), BURST):
+            self._socket.sendall(data[at : at + BURST])
+            time.sleep(BURST_S)
 
     def write(self, data: bytes, path: str) -> None:
         """Append bytes to a file or a named pipe there."""
