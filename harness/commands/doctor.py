@@ -6,13 +6,14 @@ whether guests of QEMU run under KVM, why, and when that was tried; nothing is b
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
-[NAME], "missing_tools": [PROGRAM], "requirements": [as above], "endpoint": bool}}, "accelerator":
-{"name", "reason", "tried", "remedy"}}`; a remedy may be null, and TIER in a remedy stands for a
-tier. The accelerator, on Linux, is kvm, tcg or null (not known), and `tried` when KVM was, or null.
-On FreeBSD `host.requirements.all` lists the kernel's features. A rig runs if its tools are
-installed, its own requirements are met, and one of its substrates runs that creates sandboxes,
-which noop does not; a rig that creates them itself has no substrates. One with `endpoint` also
-measures a service by its address (`--endpoint URL`), for which it needs nothing of all this.
+[NAME], "by_name": [NAME], "missing_tools": [PROGRAM], "requirements": [as above], "endpoint":
+bool}}, "accelerator": {"name", "reason", "tried", "remedy"}}`; a remedy may be null, and TIER in a
+remedy stands for a tier. The accelerator, on Linux, is kvm, tcg or null (not known), and `tried`
+when KVM was, or null. On FreeBSD `host.requirements.all` lists the kernel's features. A rig runs if
+its tools are installed, its own requirements are met, and one of its substrates runs that creates
+sandboxes, which noop does not; a rig that creates them itself has no substrates. `by_name`: those
+that run here and that the rig measures only with `--substrate`. One with `endpoint` also measures a
+service by its address (`--endpoint URL`), for which it needs nothing of all this.
 Exit codes: 0 every rig runs here; 69 a rig does not. With `--again`, 64 where
 COPPICE_ACCELERATOR is set, and 69 or 77 where /dev/kvm cannot be used.
 """
@@ -91,8 +92,10 @@ def report(
 def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
     broken: list[Requirement] = []
     suitable: list[str] = []
+    named: list[str] = []
     try:
         suitable = [substrate.name for substrate in substrates_of(info)]
+        named = [substrate.name for substrate in substrates_of(info, list(runs))]
     except PluginError as error:
         broken = [Requirement("its choice of substrates", False, str(error))]
     runs_on = [name for name in suitable if runs.get(name)]
@@ -107,6 +110,7 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
         "runs": has_sandboxes and not missing and all(need.satisfied for need in needs),
         "substrates": suitable,
         "runs_on": runs_on,
+        "by_name": [name for name in named if name not in suitable and runs.get(name)],
         "missing_tools": missing,
         "requirements": [dataclasses.asdict(need) for need in needs],
         "endpoint": ENDPOINT in info.options,
@@ -214,6 +218,8 @@ def _print(found: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
             verdict += f", but measures a service (--{ENDPOINT})"
         own = "none" if rig["substrates"] else "its own"
         print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or own}")
+        if by_name := rig["by_name"]:
+            print(f"    with --substrate NAME also {', '.join(by_name)}")
         _print_needs(rig["requirements"], everything or not rig["runs"])
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")

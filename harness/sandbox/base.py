@@ -51,4 +51,5 @@ class SubstrateBase:
         sharing: Sharing = Sharing.FORKED,
     ) -> AbstractContextManager[Any]:
         """Raises Unsupported: only substrates with Sharing.FORKED or STARTED can fork sandboxes."""
-        raise Unsupported(f"{self.name} sandboxes cannot be forked")
+        has = ", ".join(self.sharings) or "none"
+        raise Unsupported(f"{self.name} has no sharing {sharing}; it has {has}")

@@ -135,6 +135,7 @@ def test_json_has_the_documented_shape(
             "runs": True,
             "substrates": ["fake-lacks", "fake-runs", "noop"],
             "runs_on": ["fake-runs", "noop"],
+            "by_name": [],
             "missing_tools": [],
             "requirements": [],
             "endpoint": False,
