@@ -144,12 +144,12 @@ def _try_again() -> None:
     """Try KVM anew, with the image of the qemu substrate; other images are tried when used."""
     from harness.guest.image import build
     from harness.host.session import trial_run
-    from harness.sandbox.qemu import accelerator, decisions
+    from harness.sandbox.qemu import accelerator, decisions, hardware_choice
 
-    if accelerator.named():
+    if hardware_choice.accelerator():
         raise UsageError(
-            f"{accelerator.VARIABLE} is set: nothing is tried",
-            hint=f"unset {accelerator.VARIABLE}",
+            f"{hardware_choice.ACCELERATOR} is set: nothing is tried",
+            hint=f"unset {hardware_choice.ACCELERATOR}",
         )
     if refused := kvm_device.refusal(kvm_device.KVM):
         raise refused

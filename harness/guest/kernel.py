@@ -24,7 +24,7 @@ EXECUTABLE_X86_64 = (2, 62)
 """The type and machine of an ELF kernel."""
 PVH = tuple(struct.pack("<III", 4, size, 18) + b"Xen\0" for size in (4, 8))
 """Heads of the note with the address at which a VMM enters an unpacked kernel."""
-ANOTHER = "name a vmlinux or bzImage; without --kernel and COPPICE_KERNEL it is the distribution's"
+ANOTHER = "name slim, a vmlinux or a bzImage; without --kernel and COPPICE_KERNEL it is the distribution's"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
             raise ImageError(f"the kernel {path} is not a file", hint=ANOTHER)
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"cannot read the kernel {path}: {error.strerror}") from error
+        raise ImageError(
+            f"cannot read the kernel {str(path)[:400]}: {error.strerror}", hint=ANOTHER
+        ) from error
     if data[:4] == ELF:
         _require_entry(data, path)
         return Kernel(path, modules, path.name)

@@ -16,7 +16,7 @@ from harness.guest.kernel_choice import DISTRIBUTION, SLIM, VARIABLE
 from harness.paths import cache_directory
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
-from harness.sandbox.qemu import kernel_arguments
+from harness.sandbox.qemu import hardware_choice, kernel_arguments
 
 INITRAMFS = "COPPICE_INITRAMFS"
 """With it, COPPICE_KERNEL is a path on the host of bhyve's guests."""
@@ -57,7 +57,9 @@ def take(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> None:
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """Raise an error if the kernel that an environment names, or its arguments, cannot work."""
+    """Raise an error if the kernel, its arguments or the virtual hardware that an environment names
+    cannot work."""
+    hardware_choice.check(environment)
     kernel_arguments.check(environment)
     if not environment.get(INITRAMFS):
         kernel_choice.check(cache_directory(), environment)

@@ -109,7 +109,10 @@ def test_what_cannot_be_insisted_on(
     found = choose(run, tmp_path, image)
     assert (found.name, found.cpu) == ("tcg", "Nehalem,-spec-ctrl,enforce")
     monkeypatch.setenv("COPPICE_MACHINE", "microvm; reboot")
-    with pytest.raises(UsageError, match="-M help"):
+    with pytest.raises(UsageError, match="-M microvm,help"):
+        choose(run, tmp_path, image)
+    monkeypatch.setenv("COPPICE_MACHINE", "microvm,no-such-option=1")
+    with pytest.raises(UsageError, match="has no property no-such-option"):
         choose(run, tmp_path, image)
     monkeypatch.setenv("COPPICE_MACHINE", "microvm,acpi=off")
     assert choose(run, tmp_path, image).shape.facts()["machine"] == "microvm,acpi=off"

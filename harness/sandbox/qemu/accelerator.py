@@ -6,9 +6,7 @@ KVM if a guest has answered under it, else TCG. Everything that starts QEMU asks
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -21,13 +19,11 @@ from harness.host import exit_cost, kvm_device
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
 from harness.measure.used_images import use
-from harness.sandbox.qemu import decisions, processor
+from harness.sandbox.qemu import decisions, hardware_choice, processor
 from harness.sandbox.qemu.decisions import Decision, Outcome
+from harness.sandbox.qemu.hardware_choice import ACCELERATOR
 from harness.sandbox.qemu.kvm_trial import try_kvm, usable_model
-from harness.sandbox.qemu.machine import PROGRAM, Shape, kernel_arguments, qemu_version
-
-VARIABLE, MACHINE = "COPPICE_ACCELERATOR", "COPPICE_MACHINE"
-_MACHINE = re.compile(r"[A-Za-z0-9][\w.-]*(,[\w.-]+=[\w.-]+)*")
+from harness.sandbox.qemu.machine import Shape, kernel_arguments, qemu_version
 
 
 @dataclass(frozen=True)
@@ -87,24 +83,9 @@ def of_microvms(run: Run, cache: Path, addition: Addition | None = None) -> str:
 
 def asked() -> Shape:
     """What the environment asks for, under KVM. Raises UsageError."""
-    machine = os.environ.get(MACHINE)
-    if machine and not _MACHINE.fullmatch(machine):
-        raise UsageError(
-            f"{MACHINE} is {machine!r}; it must be TYPE[,NAME=VALUE]...", hint=f"{PROGRAM} -M help"
-        )
     shape = Shape("kvm", cpu=processor.wanted())
+    machine = hardware_choice.machine()
     return replace(shape, machine=machine) if machine else shape
-
-
-def named() -> str | None:
-    """What COPPICE_ACCELERATOR insists on: kvm or tcg. Raises UsageError."""
-    text = os.environ.get(VARIABLE) or None
-    if text not in (None, "kvm", "tcg"):
-        raise UsageError(
-            f"{VARIABLE} is {text!r}; it must be kvm or tcg",
-            hint=f"unset {VARIABLE}: KVM is then tried",
-        )
-    return text
 
 
 def of_host(shape: Shape) -> Mapping[str, str]:
@@ -116,13 +97,14 @@ def of_host(shape: Shape) -> Mapping[str, str]:
 
 
 def _choose(run: Run, cache: Path, image: GuestImage, again: bool) -> Accelerator:
-    insisted, shape, refused = named(), asked(), kvm_device.refusal(kvm_device.KVM)
+    insisted, shape = hardware_choice.accelerator(), asked()
+    refused = kvm_device.refusal(kvm_device.KVM)
     if insisted == "kvm":
         if refused:
             raise refused
         return _insisted(run, shape)
     if insisted == "tcg":
-        return _emulated(run, shape, f"set in {VARIABLE}", usable=refused is None)
+        return _emulated(run, shape, f"set in {ACCELERATOR}", usable=refused is None)
     if refused:
         return _emulated(run, shape, str(refused.args[0]), usable=False)
     line = _digest(kernel_arguments(shape))
@@ -147,10 +129,10 @@ def _insisted(run: Run, shape: Shape) -> Accelerator:
         seen, less = _usable(run, shape)
     except SandboxError as error:
         raise Unsupported(
-            f"{VARIABLE}=kvm, but no VMM starts under {kvm_device.KVM}: {error.args[0]}",
-            hint=f"{VARIABLE}=tcg emulates",
+            f"{ACCELERATOR}=kvm, but no VMM starts under {kvm_device.KVM}: {error.args[0]}",
+            hint=f"{ACCELERATOR}=tcg emulates",
         ) from error
-    return Accelerator(f"set in {VARIABLE}" + (f"; {less}" if less else ""), seen, True)
+    return Accelerator(f"set in {ACCELERATOR}" + (f"; {less}" if less else ""), seen, True)
 
 
 def _emulated(

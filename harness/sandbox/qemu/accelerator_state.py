@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, UsageError
 from harness.host import kvm_device
-from harness.sandbox.qemu import decisions
-from harness.sandbox.qemu.accelerator import VARIABLE, asked, named, of_host
+from harness.sandbox.qemu import decisions, hardware_choice
+from harness.sandbox.qemu.accelerator import asked, of_host
 from harness.sandbox.qemu.decisions import Decision, Outcome
+from harness.sandbox.qemu.hardware_choice import ACCELERATOR
 
 AGAIN = "coppice doctor --again"
 
@@ -37,14 +38,14 @@ _UTC = "%Y-%m-%dT%H:%M:%SZ"
 def state(cache: Path) -> State:
     """What the next run will use, and why."""
     try:
-        insisted, shape = named(), asked()
+        insisted, shape = hardware_choice.accelerator(), asked()
     except UsageError as error:
         return State(None, str(error.args[0]), remedy=error.hint)
     refused = kvm_device.refusal(kvm_device.KVM)
     if insisted == "kvm" and refused:
-        return State(None, f"set in {VARIABLE}, but {refused.args[0]}", remedy=refused.hint)
+        return State(None, f"set in {ACCELERATOR}, but {refused.args[0]}", remedy=refused.hint)
     if insisted:
-        return State(insisted, f"set in {VARIABLE}")
+        return State(insisted, f"set in {ACCELERATOR}")
     if refused:
         return State("tcg", str(refused.args[0]), remedy=refused.hint)
     try:

@@ -9,6 +9,7 @@ from harness.host.exit_cost import module
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.sandbox.qemu import processor
+from harness.sandbox.qemu.hardware_choice import MACHINE
 from harness.sandbox.qemu.jail import jail_for
 from harness.sandbox.qemu.machine import Shape, arguments
 from harness.sandbox.qemu.processor import Processor
@@ -18,6 +19,7 @@ LIMIT_S = 30.0
 _PROPERTIES = ("vendor", "family", "model", "stepping", "model-id", "tsc-frequency")
 _ABSENT = re.compile(r"(unable to find CPU model|[^:]*requires KVM|Property '[^']*' not found).*")
 _LACKING = re.compile(r"support requested feature: (\S+) \[bit")
+_NO_PROPERTY = re.compile(r"Property '\w+-machine\.(.+?)' not found")
 _RATE = re.compile(r"TSC frequency mismatch between VM \((\d+) kHz\) and host \((\d+) kHz\)")
 _REGISTER = re.compile(r"(CPUID\.\w+:\w+|MSR\(\w+\))\.")
 
@@ -71,6 +73,11 @@ def _all_said(vmm: Vmm) -> str:
 def _explained(shape: Shape, error: GuestDied, said: str) -> CoppiceError:
     model = shape.cpu_model.removesuffix(processor.ENFORCED)
     by = "this host's KVM" if shape.accelerator == "kvm" else "this QEMU, emulating,"
+    if found := _NO_PROPERTY.search(said):
+        return UsageError(
+            f"{MACHINE}: QEMU's machine {shape.machine!r} has no property {found[1]}",
+            hint=f"qemu-system-x86_64 -M {shape.machine.partition(',')[0]},help",
+        )
     if found := _ABSENT.search(said):
         return UsageError(
             f"{processor.VARIABLE}: QEMU cannot make the processor {model!r}: {found[0]}",

@@ -30,13 +30,13 @@ TOLERANCE = 250e-6
 _FORM = re.compile(r"[A-Za-z0-9][\w.-]*(,([+-][\w.-]+|[\w.-]+=[\w.-]+|enforce))*")
 
 
-def wanted() -> str:
+def wanted(environment: Mapping[str, str] = os.environ) -> str:
     """The model that COPPICE_CPU names, as QEMU takes it; empty without one.
 
     QEMU must then provide each of its features, so that hosts with the same name show their guests
     the same. Raises UsageError.
     """
-    text = os.environ.get(VARIABLE, "")
+    text = environment.get(VARIABLE, "")
     if not text:
         return ""
     if not _FORM.fullmatch(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 
@@ -12,10 +13,9 @@ from harness.host import kvm_device, runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.paths import cache_directory
-from harness.sandbox.qemu import packets
-from harness.sandbox.qemu.accelerator import VARIABLE as ACCELERATOR
-from harness.sandbox.qemu.accelerator import asked, named
+from harness.sandbox.qemu import hardware_choice, packets
 from harness.sandbox.qemu.confinement import VARIABLE
+from harness.sandbox.qemu.hardware_choice import ACCELERATOR
 from harness.sandbox.qemu.jail import examine
 from harness.sandbox.qemu.machine import PROGRAM
 
@@ -62,8 +62,8 @@ def _accelerator() -> Requirement:
     """KVM, which is needed only where the user insists on it; no guest is booted."""
     device = str(kvm_device.KVM)
     try:
-        insisted = named() == "kvm"
-        asked()
+        insisted = hardware_choice.accelerator() == "kvm"
+        hardware_choice.check(os.environ)
     except UsageError as error:
         return Requirement("usable COPPICE_ variables", False, str(error.args[0]), error.hint)
     refused = kvm_device.refusal(kvm_device.KVM)
