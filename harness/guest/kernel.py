@@ -24,7 +24,10 @@ EXECUTABLE_X86_64 = (2, 62)
 """The type and machine of an ELF kernel."""
 PVH = tuple(struct.pack("<III", 4, size, 18) + b"Xen\0" for size in (4, 8))
 """Heads of the note with the address at which a VMM enters an unpacked kernel."""
-ANOTHER = "name slim, a vmlinux or a bzImage; without --kernel and COPPICE_KERNEL it is the distribution's"
+ANOTHER = (
+    "name slim, a vmlinux or a bzImage; "
+    "without --kernel and COPPICE_KERNEL it is the distribution's"
+)
 
 
 @dataclass(frozen=True)

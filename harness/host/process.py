@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import sh
@@ -37,19 +38,40 @@ def need(program: str) -> str:
 def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:
     """Run a program and return its stdout.
 
-    Raises MissingTool, or CoppiceError with the command and the end of its stderr.
+    Raises MissingTool, or CoppiceError with the command and the end of its stderr. When it is
+    interrupted, the program and what that has started end first.
     """
     command = sh.Command(need(program))
     argv = [str(argument) for argument in arguments]
     try:
         with command_log.announced([program, *argv], str(cwd) if cwd else None):
-            result = command(*argv, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
+            result = command(
+                *argv, _bg=True, _bg_exc=False, _new_group=True, _tty_out=False,
+                _cwd=str(cwd or Path.cwd()),
+            )  # fmt: skip
+            with _ended_if_interrupted(result):
+                result.wait()
     except sh.ErrorReturnCode as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         message = " | ".join(lines[-3:]) or "no message"
         raise CoppiceError(f"{error.full_cmd} exited with {error.exit_code}: {message}") from error
     output: bytes = result.stdout
     return output
+
+
+@contextlib.contextmanager
+def _ended_if_interrupted(program: sh.RunningCommand) -> Iterator[None]:
+    """End a program's whole group when waiting for it is interrupted."""
+    try:
+        yield
+    except sh.ErrorReturnCode:
+        raise
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            program.kill_group()
+        with contextlib.suppress(sh.ErrorReturnCode):
+            program.wait()
+        raise
 
 
 def kill(pid: int, patience_s: float) -> None:

@@ -47,6 +47,8 @@ from harness.sandbox.qemu import QemuSubstrate
 def test_panic(run, monkeypatch):
     qemu = QemuSubstrate()
     template = qemu.prepare(run, cache_directory(), Tier.FULL)
+    # A user cannot take the agent away.
+    monkeypatch.setattr("harness.sandbox.qemu.kernel_arguments.RESERVED", ())
     words = "console=ttyS0 loglevel=1 panic=0 rdinit=/none"
     monkeypatch.setenv("COPPICE_KERNEL_ARGUMENTS", words)
     sandbox = qemu.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
