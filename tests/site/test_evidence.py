@@ -82,6 +82,12 @@ def test_a_figure_is_marked_where_what_it_measured_has_changed() -> None:
     assert marks(older, dataclasses.replace(newer, images=(image,))) == [
         "the image has changed since"
     ]
+    for other in ({"guest_kernel": "slim"}, {"substrate": "kvm-floor"}):
+        # Guests of another kind have another image of that name, and replace nothing.
+        series = [
+            dataclasses.replace(one, dimensions={**one.dimensions, **other}) for one in newer.series
+        ]
+        assert marks(older, dataclasses.replace(newer, images=(image,), series=series)) == []
     renamed = dataclasses.replace(image, name="another")
     assert marks(older, dataclasses.replace(newer, images=(renamed,))) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import date
 
 from harness.claims.verdict import Mark
@@ -24,11 +24,11 @@ def of(
     `patches` the digest of each patch today.
     """
     kernels: dict[str, str] = {}
-    images: dict[tuple[str, str, str], str] = {}
+    images: dict[tuple[Hashable, str], str] = {}
     for one in summaries:
         kernels[one.machine.id] = one.machine.kernel
         for image in one.images:
-            images[one.machine.id, one.rig.id, image.name] = image.sha256
+            images[_guests(one), image.name] = image.sha256
 
     def changed(one: RecordSummary) -> Iterator[tuple[str, str]]:
         old = age(one.date, today) if today else None
@@ -42,10 +42,17 @@ def of(
         if kernels[one.machine.id] != one.machine.kernel:
             whose = "the client's machine" if one.endpoint else "the machine"
             yield "kernel", f"{whose} now runs another kernel"
-        if any(images[one.machine.id, one.rig.id, each.name] != each.sha256 for each in one.images):
+        if any(images[_guests(one), each.name] != each.sha256 for each in one.images):
             yield "image", "the image has changed since"
 
     return [tuple(Mark(*found, one.task) for found in changed(one)) for one in summaries]
+
+
+def _guests(one: RecordSummary) -> Hashable:
+    """What guests a record is of. Those of another substrate, or with a kernel of choice, have
+    images of their own under the same names, and neither replaces the other."""
+    substrates = (series.dimensions.get("substrate") for series in one.series)
+    return one.machine.id, one.rig.id, one.guest_kernel, frozenset(substrates)
 
 
 def age(day: str, today: str) -> str | None:
