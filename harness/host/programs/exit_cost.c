@@ -110,7 +110,7 @@ static void enter_mode(uint8_t ring)
     tables[1024] = 0xe7;
     tables[1025] = NOWHERE | 0xe7;
     memcpy(memory + TASK + 102, &map, sizeof map);
-    memset(memory + TASK + map, 0, PORT / 8 + 2); /* all that there are, up to ours */
+    memset(memory + TASK + map, 0, PORT / 8 + 2); /* every port up to PORT is allowed */
     if (ioctl(vcpu, KVM_GET_SREGS, &state) < 0)
         refuse("KVM_GET_SREGS");
     data.selector = 16 | ring;
